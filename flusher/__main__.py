@@ -1,0 +1,5 @@
+"""`python -m flusher` is `ktx-flush`."""
+
+from flusher.cli import main
+
+main()

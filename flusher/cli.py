@@ -1,0 +1,178 @@
+"""The command line of `ktx-flush`. The only module that imports typer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flusher.context import Context, Options
+from flusher.gather import BATCH_SIZE
+from flusher.render import render_run, render_status
+from flusher.report import collect
+from flusher.run import run
+from spool.errors import ConfigurationError, SpoolError
+from spool.paths import Paths, resolve_home
+from spool.settings import VERSION
+
+__all__ = ["app", "main"]
+
+USAGE, INTERNAL = 2, 1
+
+app = typer.Typer(
+    name="ktx-flush",
+    help="Deliver the events that a command-line program has spooled, and look after its spool.",
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
+    if asked:
+        typer.echo(f"ktx-flush {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    app_name: Annotated[str, typer.Option("--app", help="Whose spool: ~/.APP, variables APP_*.")] = "ktx",
+    home: Annotated[Path | None, typer.Option(help="The home, instead of $APP_HOME or ~/.APP.")] = None,
+    version: Annotated[  # noqa: ARG001, FBT002 - typer's flag, eaten by its callback
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Deliver the events that a command-line program has spooled, and look after its spool.
+
+    With no command, it delivers: `ktx-flush` is `ktx-flush run`.
+    """
+    try:
+        folder = resolve_home(app_name, home, os.environ)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--app") from error
+    if folder is None:
+        raise ConfigurationError("no home: set HOME, or give --home; nothing was touched")
+    context.obj = (app_name, Paths(folder))
+
+
+@app.command("run")
+def run_command(  # noqa: PLR0913 - the options of the contract
+    context: typer.Context,
+    max_seconds: Annotated[float | None, typer.Option(min=0.0, help="End the run after so long.")] = None,
+    max_events: Annotated[int | None, typer.Option(min=1, help="Deliver at most so many events.")] = None,
+    max_retries: Annotated[int, typer.Option(min=0, help="Retries of one request in this run.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Events in one request.")] = BATCH_SIZE,
+    force: Annotated[bool, typer.Option("--force", help="Don't wait for the stored next attempt.")] = False,  # noqa: FBT002 - typer's flag
+    host: Annotated[str | None, typer.Option(help="PostHog's address, for this run.")] = None,
+    key: Annotated[str | None, typer.Option(help="The project key, for this run.")] = None,
+    quiet: Quiet = False,  # noqa: FBT002 - typer's flag
+    as_json: Json = False,  # noqa: FBT002 - typer's flag
+) -> None:
+    """Deliver what waits: one pass, until the spool is empty or something says stop.
+
+    Examples:  ktx-flush   ktx-flush run --json   ktx-flush run --force --max-seconds 60
+    """
+    name, paths = context.obj
+    work = Context(
+        app=name,
+        paths=paths,
+        options=Options(max_seconds, max_events, max_retries, batch_size, force, host, key),
+    )
+    _stop_on_signals(work)
+    report = run(work)
+    if as_json:
+        _print_json(report.as_json())
+    elif not quiet:
+        render_run(report)
+    if report.result.exit_code:
+        _say(report.result.exit_code, report.reason)
+    raise typer.Exit(report.result.exit_code)
+
+
+@app.command("status")
+def status_command(context: typer.Context, as_json: Json = False) -> None:  # noqa: FBT002 - typer's flag
+    """Say what waits, what became of every event, and whether telemetry is on.
+
+    Examples:  ktx-flush status   ktx-flush status --json
+    """
+    name, paths = context.obj
+    status = collect(name, paths, os.environ)
+    if as_json:
+        _print_json(status.as_json())
+    else:
+        render_status(status)
+
+
+def _stop_on_signals(work: Context) -> None:
+    """End the run between two batches; a second signal ends it as it would any program."""
+
+    def stop(number: int, _frame: Any) -> None:
+        work.stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
+
+
+def _print_json(fields: dict[str, object]) -> None:
+    typer.echo(json.dumps(fields, indent=2))
+
+
+def with_default_command(arguments: list[str]) -> list[str]:
+    """Insert `run` where no command is named: `--app x --force` is `--app x run --force`."""
+    position = 0
+    while position < len(arguments):
+        word = arguments[position]
+        if word in ("--app", "--home"):
+            position += 2
+        elif word.startswith(("--app=", "--home=")):
+            position += 1
+        elif word in ("-h", "--help", "--version") or word.startswith(
+            ("--install-completion", "--show-completion")
+        ):
+            return arguments
+        else:
+            return (
+                arguments
+                if not word.startswith("-")
+                else [*arguments[:position], "run", *arguments[position:]]
+            )
+    return [*arguments, "run"]
+
+
+def main() -> None:
+    """Run the command line: one clear line for every failure, and an exit code of the contract."""
+    try:
+        code = app(with_default_command(sys.argv[1:]), prog_name="ktx-flush", standalone_mode=False)
+    except ConfigurationError as error:
+        code = _say(USAGE, str(error))
+    except (SpoolError, OSError) as error:
+        code = _say(INTERNAL, f"{error}; nothing is lost")
+    except (typer.Abort, KeyboardInterrupt):
+        code = _say(INTERNAL, "stopped; nothing is lost")
+    except Exception as error:  # noqa: BLE001 - no traceback reaches a user
+        code = _usage(error)
+    sys.exit(code)
+
+
+def _usage(error: Exception) -> int:
+    """Say in one line what the command line got wrong, or what went wrong inside."""
+    words = getattr(error, "format_message", None)  # click's own errors, whichever click typer brings
+    if words is None:
+        return _say(INTERNAL, f"internal error ({type(error).__name__}: {error}); nothing is lost")
+    return _say(USAGE, f"{' '.join(words().split())} (see ktx-flush --help)")
+
+
+def _say(code: int, line: str) -> int:
+    sys.stderr.write(f"ktx-flush: {line}\n")
+    return code

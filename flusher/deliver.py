@@ -1,0 +1,177 @@
+"""One request to PostHog, and its answer. The only module that imports posthog and requests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import requests
+from posthog.request import batch_post, determine_server_host
+from requests.adapters import HTTPAdapter
+
+from flusher.verdict import Answer
+from spool.destination import Destination
+from spool.errors import ConfigurationError
+from spool.transaction import Stored
+
+__all__ = ["Courier", "Reply"]
+
+# The server may wait 20 s for Kafka before it answers.
+TIMEOUT_S = 30.0
+_PROXIES = {"http": ("http_proxy", "HTTP_PROXY"), "https": ("https_proxy", "HTTPS_PROXY")}
+_UNUSABLE = (
+    requests.exceptions.SSLError,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidProxyURL,
+)
+# PostHog's answers are short; of a login page the first part is enough.
+_BODY_BYTES = 64 * 1024
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+
+
+class Reply:
+    """The answer to a batch that is on its way."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._answer: Answer | None = None
+
+    def settle(self, answer: Answer) -> None:
+        """Called once, by the courier."""
+        self._answer = answer
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> Answer | None:
+        """Give the answer, or None if there is none yet."""
+        return self._answer if self._done.wait(timeout_s) else None
+
+
+class Courier:
+    """Sends batches, one after the other, over one kept connection, from a thread of its own.
+
+    The thread is a daemon: a hanging server keeps nobody from leaving. The session is our own: no
+    credentials from ~/.netrc, no redirects, no retries below ours; proxies and a CA bundle are taken from
+    the environment on purpose. Raises ConfigurationError for a CA bundle that isn't there.
+    """
+
+    def __init__(
+        self, destination: Destination, env: Mapping[str, str], timeout_s: float = TIMEOUT_S
+    ) -> None:
+        # posthog-python would log whole bodies at this level.
+        logging.getLogger("posthog").setLevel(logging.CRITICAL)
+        self._destination = destination
+        self._timeout_s = timeout_s
+        self._session = _session(destination.host, env)
+        # What was answered is judged by us, not by what the SDK makes of it: some bodies make it stumble.
+        self._session.hooks["response"].append(self._see)
+        self._seen: requests.Response | None = None
+        self._work: SimpleQueue[tuple[Sequence[Stored], Reply] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="courier", daemon=True)
+        self._thread.start()
+        self.requests = 0
+
+    def send(self, batch: Sequence[Stored]) -> Reply:
+        """Put a batch on its way; the reply tells when it was answered."""
+        self.requests += 1
+        reply = Reply()
+        self._work.put((batch, reply))
+        return reply
+
+    def close(self) -> None:
+        """Let the thread end; what is on its way is not waited for."""
+        self._work.put(None)
+
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            batch, reply = item
+            try:
+                reply.settle(self._post([json.loads(stored.text) for stored in batch]))
+            except Exception as error:  # noqa: BLE001 - this thread must answer, whatever it was
+                reply.settle(Answer(error=f"{type(error).__name__}: {error}"))
+        self._session.close()
+
+    def _post(self, batch: list[Any]) -> Answer:
+        self._seen = None
+        try:
+            batch_post(
+                self._destination.project_key or "",
+                determine_server_host(self._destination.host),
+                gzip=True,
+                timeout=self._timeout_s,
+                session=self._session,
+                batch=batch,
+                historical_migration=False,
+            )
+        except requests.TooManyRedirects:
+            return Answer(self._seen.status_code if self._seen is not None else 302, redirected=True)
+        except (requests.RequestException, OSError) as error:
+            return Answer(error=_words(error), unusable=isinstance(error, _UNUSABLE))
+        except Exception as error:  # noqa: BLE001 - the SDK raises by what the body holds; the answer counts
+            if self._seen is None:
+                return Answer(error=f"the request could not be made ({type(error).__name__})")
+        return _answer(self._seen)
+
+    def _see(self, response: requests.Response, *_args: object, **_options: object) -> None:
+        self._seen = response
+
+
+def _answer(response: requests.Response | None) -> Answer:
+    if response is None:
+        return Answer(error="no answer")
+    body = response.content[:_BODY_BYTES].decode("utf-8", "replace")
+    return Answer(response.status_code, body, response.headers.get("Retry-After"), bool(response.history))
+
+
+def _words(error: Exception) -> str:
+    """Say in a few words why there is no answer; the full chain of urllib3 helps nobody."""
+    for kind, words in (
+        (requests.exceptions.SSLError, "the certificate of the host is not trusted"),
+        (requests.exceptions.ProxyError, "the proxy can't be reached or refuses"),
+        (requests.exceptions.ConnectTimeout, "the host does not answer"),
+        (requests.exceptions.ReadTimeout, "the host took the request and did not answer in time"),
+        (requests.exceptions.InvalidURL, "the host is no address"),
+    ):
+        if isinstance(error, kind):
+            return words
+    text = str(error)
+    for mark, words in (
+        ("NameResolutionError", "the host's name can't be resolved"),
+        ("Name or service not known", "the host's name can't be resolved"),
+        ("Connection refused", "the host refuses connections"),
+        ("Connection reset", "the connection was reset"),
+        ("unreachable", "the network is unreachable"),
+    ):
+        if mark in text:
+            return words
+    return f"the connection failed ({type(error).__name__})"
+
+
+def _session(host: str, env: Mapping[str, str]) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.max_redirects = 0
+    adapter = HTTPAdapter(max_retries=0, pool_maxsize=1)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    bundle = next((env[name] for name in _BUNDLES if env.get(name)), None)
+    if bundle is not None:
+        if not os.access(bundle, os.R_OK):
+            raise ConfigurationError(
+                f"the CA bundle {bundle} can't be read: mend or unset {_bundle_name(env)}"
+            )
+        session.verify = bundle
+    if not requests.utils.should_bypass_proxies(host, no_proxy=env.get("no_proxy") or env.get("NO_PROXY")):
+        for scheme, names in _PROXIES.items():
+            proxy = next((env[name] for name in (*names, "all_proxy", "ALL_PROXY") if env.get(name)), None)
+            if proxy is not None:
+                session.proxies[scheme] = proxy
+    return session
+
+
+def _bundle_name(env: Mapping[str, str]) -> str:
+    return next(name for name in _BUNDLES if env.get(name))

@@ -1,0 +1,134 @@
+"""Deliver until the queue is empty or something says stop; settle what was acknowledged.
+
+While a request is under way the batch before is settled and the next one is read. An event leaves the queue
+only by `settle`: killed anywhere, this leaves it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from flusher.backoff import in_run_wait_s
+from flusher.context import Context, Result
+from flusher.gather import batches
+from flusher.verdict import Action, Answer, Verdict, judge
+from spool.queue import Queue
+from spool.transaction import Stored
+
+__all__ = ["Drain"]
+
+# How often a wait looks up whether it was told to stop.
+_TICK_S = 0.05
+# A server that asks for more patience than this is asked again by the next run.
+_LONGEST_WAIT_S = 60.0
+
+
+class Sends(Protocol):
+    """Puts a batch on its way."""
+
+    def send(self, batch: Sequence[Stored]) -> Waits:
+        """Return at once."""
+        ...
+
+
+class Waits(Protocol):
+    """Tells the answer."""
+
+    def wait(self, timeout_s: float) -> Answer | None:
+        """Give the answer, or None if there is none after `timeout_s`."""
+        ...
+
+
+class Drain:
+    """One drain of one queue over one courier."""
+
+    def __init__(self, context: Context, queue: Queue, courier: Sends) -> None:
+        self._context = context
+        self._queue = queue
+        self._courier = courier
+        self._source = batches(queue.gather(), context.options.batch_size, most=context.options.max_events)
+        # Acknowledged, and not yet taken out: that happens while the next request is under way.
+        self._unsettled: list[Stored] = []
+        # Halves of a batch that was rejected go before everything else.
+        self._halves: list[list[Stored]] = []
+        self._ahead: list[Stored] | None = None
+
+    def run(self) -> tuple[Result, str, float | None]:
+        """Give how it ended: a result, its reason, and Retry-After in seconds where there was one."""
+        try:
+            while (batch := self._next()) is not None:
+                verdict = self._send(batch)
+                if verdict is None:
+                    return self._told_to_stop()
+                if verdict.action is Action.ACKNOWLEDGE:
+                    self._unsettled += batch
+                elif verdict.action is Action.SPLIT:
+                    self._split(batch, verdict.reason)
+                else:
+                    result = Result.UNREACHABLE if verdict.action is Action.RETRY else Result.REFUSED
+                    return result, verdict.reason, verdict.retry_after_s
+        finally:
+            self._settle()
+        if self._context.report.rejected:
+            return Result.REJECTED, "some events were rejected: ktx-flush list --dead shows them", None
+        return Result.DELIVERED, "", None
+
+    def _next(self) -> list[Stored] | None:
+        if self._halves:
+            return self._halves.pop()
+        batch, self._ahead = self._ahead or next(self._source, None), None
+        return batch
+
+    def _send(self, batch: list[Stored]) -> Verdict | None:
+        """Send a batch until there is a verdict on it; None when told to stop."""
+        retry = 0
+        while not self._must_stop():
+            reply = self._courier.send(batch)
+            self._settle()
+            if self._ahead is None:
+                self._ahead = next(self._source, None)
+            answer = self._wait(reply)
+            if answer is None:
+                return None
+            verdict = judge(answer, datetime.now(UTC))
+            if verdict.action is not Action.RETRY or retry >= self._context.options.max_retries:
+                return verdict
+            wait_s = in_run_wait_s(retry, verdict.retry_after_s, self._context.rng)
+            if wait_s > min(_LONGEST_WAIT_S, self._context.time_left_s()):
+                return verdict
+            self._context.stop.wait(wait_s)
+            retry += 1
+        return None
+
+    def _wait(self, reply: Waits) -> Answer | None:
+        while not self._context.stop.is_set() and self._context.time_left_s() > 0:
+            answer = reply.wait(_TICK_S)
+            if answer is not None:
+                return answer
+        return reply.wait(0)
+
+    def _must_stop(self) -> bool:
+        context = self._context
+        return context.stop.is_set() or context.time_left_s() <= 0 or not context.identity.enabled
+
+    def _told_to_stop(self) -> tuple[Result, str, float | None]:
+        identity = self._context.identity
+        if not identity.enabled:
+            return Result.OFF, identity.decided_by, None
+        return Result.TOLD_TO_STOP, "interrupted" if self._context.stop.is_set() else "out of time", None
+
+    def _split(self, batch: list[Stored], reason: str) -> None:
+        """Halve a rejected batch until the culprit stands alone; that one becomes a dead letter."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._halves += [batch[middle:], batch[:middle]]
+        else:
+            self._context.report.rejected += self._queue.settle([], [(batch[0], reason)])
+
+    def _settle(self) -> None:
+        """Take out what was acknowledged, in one transaction."""
+        taken, self._unsettled = self._unsettled, []
+        if taken:
+            self._context.report.delivered += self._queue.settle(taken)

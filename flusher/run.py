@@ -1,0 +1,118 @@
+"""One pass of the flusher: absorb, expire, deliver until empty or told to stop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from flusher import backoff, state
+from flusher.absorb import absorb
+from flusher.context import Context, Result, RunReport
+from flusher.losses import report_losses
+from spool.destination import Destination, resolve
+from spool.errors import LockBusyError
+from spool.lock import FileLock
+from spool.queue import Queue
+from spool.settings import Limits
+
+__all__ = ["run"]
+
+# The flusher may wait longer for the queue than a host does, but not for ever.
+WAIT_S = 5.0
+
+
+def run(context: Context) -> RunReport:
+    """Do one pass. At most one flusher works at a time; a second one leaves at once, as does one that is off.
+
+    Raises ConfigurationError for a destination that can't be used, UnavailableError where the queue can't
+    be had: in both nothing is lost.
+    """
+    report = context.report
+    try:
+        _run(context)
+    finally:
+        report.seconds = round(time.monotonic() - context.started, 3)
+        context.stop.set()
+    return report
+
+
+def _run(context: Context) -> None:
+    report = context.report
+    identity = context.identity
+    if not identity.enabled:
+        report.result, report.reason = Result.OFF, identity.decided_by
+        return
+    if not context.paths.spool.exists():
+        return
+    lock = FileLock(context.paths.flush_lock)
+    try:
+        lock.acquire(0.0)
+    except LockBusyError:
+        report.result = Result.BUSY
+        return
+    queue = Queue(context.paths, Limits(), wait_s=WAIT_S)
+    try:
+        _pass(context, queue)
+        report.remaining = queue.account().pending
+    finally:
+        queue.close()
+        lock.release()
+        lock.forget()
+
+
+def _pass(context: Context, queue: Queue) -> None:
+    report = context.report
+    report.absorbed = absorb(context.paths, queue)
+    report.expired = queue.expire()
+    report_losses(queue, context.identity, context.clock())
+    if queue.account().pending == 0:
+        return
+    before = state.load(context.paths)
+    destination = resolve(
+        context.app, context.paths, context.env, host=context.options.host, key=context.options.key
+    )
+    if destination.project_key is None:
+        report.result = Result.NO_KEY
+        report.reason = "no project key: run the host CLI once, or give --key; the events are kept"
+        return
+    if not context.options.force and not backoff.is_due(before.waiting, context.clock()):
+        report.result, report.reason = Result.BACKING_OFF, before.reason
+        report.next_attempt = _moment(before.next_attempt)
+        return
+    _deliver(context, queue, destination, before)
+
+
+def _deliver(context: Context, queue: Queue, destination: Destination, before: state.FlushState) -> None:
+    from flusher.deliver import Courier  # noqa: PLC0415 - posthog costs 200 ms, for runs that send only
+    from flusher.drain import Drain  # noqa: PLC0415 - with it
+
+    report = context.report
+    courier = Courier(destination, context.env)
+    drain = Drain(context, queue, courier)
+    try:
+        report.result, report.reason, retry_after_s = drain.run()
+    finally:
+        courier.close()
+        report.requests = courier.requests
+    _remember(context, before, retry_after_s)
+
+
+def _remember(context: Context, before: state.FlushState, retry_after_s: float | None) -> None:
+    """Leave for all processes what came of this run, and when the next may try."""
+    report, now = context.report, context.clock()
+    after = replace(before, last_attempt=now, last_result=report.result.value, reason=report.reason)
+    if report.result.exit_code == 75:  # noqa: PLR2004 - the contract's code for a destination that failed
+        failures = before.failures + 1
+        waiting = backoff.after_failure(
+            failures, now, context.rng, retry_after_s=retry_after_s, slow=report.result is Result.REFUSED
+        )
+        after = replace(after, failures=failures, next_attempt=waiting.until, delay_s=waiting.delay_s)
+    elif report.requests:
+        after = replace(after, last_success=now, failures=0, next_attempt=None, delay_s=0.0)
+    report.next_attempt = _moment(after.next_attempt)
+    state.store(context.paths, after)
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,105 @@
+"""What PostHog's answer means for a batch: one pure function, the whole delivery decision.
+
+Source of the table: PostHog's capture service and SDKs, version 7.91 of posthog-python.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+__all__ = ["Action", "Answer", "Verdict", "judge", "retry_after_s"]
+
+
+class Action(enum.Enum):
+    """What to do with the batch that was answered."""
+
+    ACKNOWLEDGE = "acknowledge"
+    RETRY = "retry"
+    SPLIT = "split"
+    STOP = "stop"
+
+
+class Answer(NamedTuple):
+    """What came back for one request: a status with its headers and body, or an error without one."""
+
+    status: int | None = None
+    body: str = ""
+    retry_after: str | None = None
+    redirected: bool = False
+    error: str = ""
+    unusable: bool = False  # the request can't even be made here: certificates, proxy settings
+
+
+class Verdict(NamedTuple):
+    """The decision, its reason in words for an operator, and the least wait before a retry (seconds)."""
+
+    action: Action
+    reason: str
+    retry_after_s: float | None = None
+
+
+_STOPS = {
+    401: "PostHog refuses the project key (401): check the key that the host CLI embeds, or --key",
+    402: "PostHog refuses for billing reasons (402): look at the project's quota and plan",
+    403: "PostHog or a proxy forbids the request (403): check the key, and any proxy on the way",
+    404: "there is no PostHog at this address (404): check the host",
+}
+_NOT_POSTHOG = "the answer is not PostHog's: is a proxy or a login page in the way?"
+
+
+def judge(answer: Answer, now: datetime) -> Verdict:
+    """Decide on a batch; every status from 100 to 599 has its row.
+
+    ACKNOWLEDGE is a 200 with PostHog's own body and no redirect, and nothing else. SPLIT on a single event
+    makes it a dead letter. `now` is for a Retry-After that is a date.
+    """
+    status = answer.status
+    if status is None:
+        reason = answer.error or "no answer"
+        return Verdict(Action.STOP if answer.unusable else Action.RETRY, reason)
+    if answer.redirected or 300 <= status < 400:  # noqa: PLR2004 - the classes of HTTP statuses
+        return Verdict(
+            Action.STOP,
+            f"the host redirects elsewhere ({status}): give the address that it leads to, or mend the proxy",
+        )
+    wait_s = retry_after_s(answer.retry_after, now)
+    if status == 200:  # noqa: PLR2004 - HTTP OK
+        if _is_posthog(answer.body):
+            return Verdict(Action.ACKNOWLEDGE, "delivered")
+        return Verdict(Action.STOP, _NOT_POSTHOG, wait_s)
+    if status < 300:  # noqa: PLR2004 - the classes of HTTP statuses
+        return Verdict(Action.STOP, f"{_NOT_POSTHOG} ({status})", wait_s)
+    if status in _STOPS:
+        return Verdict(Action.STOP, _STOPS[status], wait_s)
+    if status in (408, 429) or status >= 500:  # noqa: PLR2004 - the classes of HTTP statuses
+        return Verdict(Action.RETRY, f"PostHog is busy or down ({status})", wait_s)
+    return Verdict(Action.SPLIT, f"rejected with {status}: {' '.join(answer.body.split())[:300]}")
+
+
+def _is_posthog(body: str) -> bool:
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and (fields.get("status") == "Ok" or fields.get("status") == 1)
+
+
+def retry_after_s(header: str | None, now: datetime) -> float | None:
+    """Read Retry-After in both its forms, seconds or an HTTP date; None for what is neither."""
+    if header is None or not header.strip():
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(header)
+        except (ValueError, TypeError):
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = (moment - now).total_seconds()
+    return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None  # noqa: PLR0124 - NaN

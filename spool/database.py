@@ -1,0 +1,297 @@
+"""The life of the queue's database: locked, opened once, checked, discarded after a fault, rebuilt.
+
+Everything that writes goes through `Database.write`: one lock, one deadline, one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spool.disk import DATABASE, open_store, salvage_rows, set_power, translated
+from spool.errors import LockBusyError, QueueDamagedError, SpoolError, UnavailableError
+from spool.files import private_folder, sync_folder
+from spool.interrupts import signals_held
+from spool.ledger import Ledger
+from spool.lock import FileLock
+from spool.paths import Paths
+from spool.settings import Durability
+from spool.transaction import META, Transaction
+
+__all__ = ["Database"]
+
+T = TypeVar("T")
+Rows = dict[int | str, int | str]
+
+# Connections of a parent process, kept for ever: SQLite must not even close them in the child.
+_inherited: list[object] = []
+
+
+class Database:
+    """One process's way to the queue. Threads take turns; a fork starts afresh in the child.
+
+    The main thread's connection stays open (an open costs milliseconds); every other thread's is closed
+    again under the lock, for a connection that dies with its thread would be closed outside it.
+    """
+
+    def __init__(self, paths: Paths, durability: Durability = "process") -> None:
+        self.paths = paths
+        self.durability: Durability = durability
+        self.lock = FileLock(paths.queue_lock)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._turn = threading.Lock()
+        self._owner: int | None = None
+        self._store: Any = None
+        self._opened: os.stat_result | None = None
+        self._pid = os.getpid()
+
+    # -- turns ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def exclusive(self, wait_s: float) -> Iterator[None]:
+        """Be the only thread of the only process at the queue, or raise LockBusyError after `wait_s`.
+
+        Signals wait meanwhile. A re-entry from a signal handler or a destructor is refused at once: the
+        append that it interrupted could not go on.
+        """
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        if self._owner == threading.get_ident():
+            raise LockBusyError("an append of this thread is under way")
+        deadline = time.monotonic() + wait_s
+        with signals_held():
+            if not self._turn.acquire(timeout=wait_s):
+                raise LockBusyError(f"another thread held the queue for {wait_s:g} s")
+            self._owner = threading.get_ident()
+            try:
+                self._take_lock(max(0.0, deadline - time.monotonic()))
+                try:
+                    yield
+                finally:
+                    if threading.current_thread() is not threading.main_thread() and self._store is not None:
+                        self._store.close()
+                    self.lock.release()
+            finally:
+                self._owner = None
+                self._turn.release()
+
+    def _take_lock(self, wait_s: float) -> None:
+        with translated():
+            try:
+                self.lock.acquire(wait_s)
+            except FileNotFoundError:
+                private_folder(self.paths.spool)
+                self.lock.acquire(wait_s)
+
+    def _leave_to_parent(self) -> None:
+        _inherited.append(self._store)
+        self._reset()
+
+    # -- work -------------------------------------------------------------------------------------------
+
+    def write(self, operation: Callable[[Transaction], T], wait_s: float) -> T:
+        """Run `operation` in one transaction: when this returns, what it did is on disk.
+
+        A damaged queue moves to quarantine, and the operation runs once more on what was salvaged. Raises
+        UnavailableError (nothing was done, or it can't be told: do it again) and what `operation` raises.
+        """
+        with self.exclusive(wait_s):
+            try:
+                return self._transact(operation, wait_s)
+            except QueueDamagedError as damage:
+                self._rebuild(str(damage))
+                return self._transact(operation, wait_s)
+
+    def _transact(self, operation: Callable[[Transaction], T], wait_s: float) -> T:
+        for _attempt in range(2):
+            store = self._ready(wait_s)
+            try:
+                with translated(), store.transact():
+                    transaction = Transaction(store)
+                    result = operation(transaction)
+                    transaction.save()
+            except BaseException:
+                self.discard()
+                raise
+            if self._is_current():
+                return result
+            self.discard()  # the folder was removed under us: what was written is gone with it
+        raise UnavailableError("the queue's folder vanishes while it is written to")
+
+    def read(self, operation: Callable[[Any], T], wait_s: float) -> T:
+        """Run `operation` on the store under the lock, without a transaction; nothing may be written.
+
+        A damaged queue is rebuilt, as in `write`.
+        """
+        with self.exclusive(wait_s):
+            for attempt in range(2):
+                store = self._ready(wait_s)
+                try:
+                    with translated():
+                        return operation(store)
+                except QueueDamagedError as damage:
+                    self.discard()
+                    if attempt:
+                        raise
+                    self._rebuild(str(damage))
+                except BaseException:
+                    self.discard()
+                    raise
+        raise UnavailableError("the queue's folder vanishes while it is read")
+
+    def rebuild(self, reason: str, wait_s: float) -> None:
+        """Move the queue to quarantine and go on with what reads: for damage found while reading rows."""
+        with self.exclusive(wait_s):
+            self._rebuild(reason)
+
+    def exists(self) -> bool:
+        """Whether there is a queue, without creating one."""
+        return (self.paths.queue / DATABASE).exists()
+
+    def close(self, wait_s: float) -> None:
+        """Close the connection under the lock; without the lock, the end of the process does."""
+        if self._store is None or self._pid != os.getpid():
+            return
+        with suppress(SpoolError), self.exclusive(wait_s):  # a close that can't be had costs nothing
+            self.discard()
+
+    def discard(self) -> None:
+        """Drop the connection, in whatever state it is: SQLite rolls back what was not committed."""
+        store, self._store, self._opened = self._store, None, None
+        if store is not None:
+            with suppress(Exception):  # a wedged connection may refuse even this; it is gone all the same
+                store.close()
+
+    # -- opening ----------------------------------------------------------------------------------------
+
+    def _is_current(self) -> bool:
+        try:
+            named = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
+        except OSError:
+            return False
+        return self._opened is not None and os.path.samestat(named, self._opened)
+
+    def _ready(self, wait_s: float) -> Any:
+        """Give the open store; called under the lock."""
+        if self._store is not None and not self._is_current():
+            self.discard()
+        if self._store is None:
+            with translated():
+                private_folder(self.paths.spool)
+                if not self.paths.queue.exists():
+                    self._create(wait_s)
+                private_folder(self.paths.queue)
+                refuse_links(self.paths.queue)
+            self._store = open_store(
+                self.paths.queue, create=False, durability=self.durability, timeout_s=max(wait_s, 0.05)
+            )
+            self._opened = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
+        elif self.durability == "power":
+            with translated():
+                set_power(self._store)
+        return self._store
+
+    @property
+    def _staged(self) -> Path:
+        return self.paths.spool / "queue.new"
+
+    def _create(self, wait_s: float) -> None:
+        """Bring the first queue into being, whole or not at all: built beside, then renamed.
+
+        A queue that a killed process left beside is adopted if it was finished: it may hold what that
+        process had salvaged.
+        """
+        if self._staged.exists():
+            with suppress(SpoolError):  # not finished, so nothing is in it that isn't elsewhere
+                store = open_store(self._staged, create=False, durability="process", timeout_s=wait_s)
+                finished = store.get("format") is not None
+                store.close()
+                if finished:
+                    os.rename(self._staged, self.paths.queue)
+                    return
+        self._stage({}, wait_s)
+        os.rename(self._staged, self.paths.queue)
+        if self.durability == "power":
+            sync_folder(self.paths.spool)
+
+    def _stage(self, rows: Rows, wait_s: float) -> None:
+        """Build a queue with `rows` in `queue.new`; its `format` row is committed with the last of them."""
+        shutil.rmtree(self._staged, ignore_errors=True)
+        private_folder(self._staged)
+        store = open_store(self._staged, create=True, durability=self.durability, timeout_s=max(wait_s, 0.05))
+        try:
+            with translated(), store.transact():
+                for key, value in {**META, **rows}.items():
+                    store.add(key, value)
+        finally:
+            store.close()
+
+    # -- damage -----------------------------------------------------------------------------------------
+
+    def _rebuild(self, reason: str) -> None:
+        """Move the damaged queue to quarantine, whole, and go on with what could be read of it.
+
+        Killed in the middle, it starts again or finds the finished copy: nothing is read from two places.
+        """
+        self.discard()
+        with translated():
+            private_folder(self.paths.quarantine)
+            rows = salvaged(Rows(salvage_rows(self.paths.queue / DATABASE)))
+            self._stage(rows, 0.05)
+            name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
+            os.rename(self.paths.queue, self.paths.quarantine / name)
+            os.rename(self._staged, self.paths.queue)
+            (self.paths.quarantine / f"{name}.reason").write_text(reason + "\n")
+
+
+def salvaged(rows: Rows) -> Rows:
+    """Choose what a rebuilt queue holds of the rows that could be read, and make its account add up.
+
+    What the account knows of and no row holds is counted as lost by `damaged`; where nothing at all was
+    readable, one loss is counted, for there was at least something.
+    """
+    from spool.transaction import is_dead_key, is_sound  # noqa: PLC0415 - only after damage
+
+    events: Rows = {
+        key: value for key, value in rows.items() if isinstance(key, int) and key > 0 and is_sound(value)
+    }
+    dead: Rows = {key: value for key, value in rows.items() if is_dead_key(key) and is_sound(value)}
+    try:
+        ledger = Ledger.decode(rows.get("ledger"))
+        known = True
+    except QueueDamagedError:
+        ledger, known = Ledger(), False
+    sequence = rows.get("sequence")
+    highest = max(
+        [
+            sequence if type(sequence) is int and 0 <= sequence < 2**53 else 0,
+            *(key for key in events if isinstance(key, int)),
+        ]
+    )
+    ledger.dead = len(dead)
+    ledger.dead_bytes = sum(len(str(value)) for value in dead.values())
+    held = ledger.delivered + len(events) + len(dead) + sum(ledger.lost.values())
+    missing = highest + ledger.refused - held
+    if missing < 0 or (missing == 0 and not known):
+        ledger.refused += max(1, -missing) if not known else -missing
+        missing = highest + ledger.refused - held
+    ledger.lose("damaged", missing)
+    return {**events, **dead, "sequence": highest, "ledger": ledger.encode()}
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise UnsafePathError if a file of the queue is a link, has a second name or another owner."""
+    from stat import S_ISREG  # noqa: PLC0415 - beside its use
+
+    from spool.files import check_owned  # noqa: PLC0415 - beside its use
+
+    for entry in os.scandir(folder):
+        check_owned(entry.path, entry.stat(follow_symlinks=False), S_ISREG, "file")

@@ -1,0 +1,235 @@
+"""The store below the queue: diskcache, tamed. The only module that imports diskcache or sqlite3.
+
+Of diskcache 5.6.3 this relies on: a `Cache` table keyed by integers and texts; `count` and `size` in its
+`Settings` table, kept by triggers inside each transaction; `transact`, `add`, `incr`, `get`, `delete`,
+`iterkeys`. Each has its test in tests/test_disk.py, for diskcache has had no release since August 2023.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diskcache
+
+from spool.errors import DiskFullError, QueueDamagedError, SpoolError, UnavailableError
+from spool.settings import Durability
+
+__all__ = ["DATABASE", "TextDisk", "open_store", "salvage_rows", "translated"]
+
+DATABASE = "cache.db"
+
+# Everything that diskcache could do by itself is off: no eviction, no culling, no side files (it writes
+# those without fsync), no memory map (a file truncated by somebody else would kill the host by SIGBUS),
+# and at most 4 MiB of page cache, so that memory stays flat however large the backlog is.
+SETTINGS: dict[str, int | str] = {
+    "statistics": 0,
+    "tag_index": 0,
+    "eviction_policy": "none",
+    "size_limit": 2**62,
+    "cull_limit": 0,
+    "sqlite_auto_vacuum": 1,
+    "sqlite_cache_size": 1000,
+    "sqlite_journal_mode": "wal",
+    "sqlite_mmap_size": 0,
+    "sqlite_synchronous": 1,
+    "disk_min_file_size": 2**62,
+    "disk_pickle_protocol": 0,
+}
+_METADATA = {"count", "size", "hits", "misses"}
+_SCHEMA = {
+    ("table", "Settings"),
+    ("table", "Cache"),
+    ("index", "sqlite_autoindex_Settings_1"),
+    ("index", "Cache_key_raw"),
+    ("index", "Cache_expire_time"),
+    ("trigger", "Settings_count_insert"),
+    ("trigger", "Settings_count_delete"),
+    ("trigger", "Settings_size_insert"),
+    ("trigger", "Settings_size_update"),
+    ("trigger", "Settings_size_delete"),
+}
+_RAW = diskcache.core.MODE_RAW
+
+
+class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
+    """Keys are integers or texts, values texts or integers, inline. Nothing is pickled or put in a file.
+
+    Any other row raises QueueDamagedError before it is looked at (CVE-2025-69872: a pickled row runs code,
+    a row's file name reads and deletes files). The size of an event's row (integer key) is its length, so
+    that diskcache's own `size` is the bytes that are pending.
+    """
+
+    def put(self, key: Any) -> tuple[Any, bool]:
+        if type(key) not in (int, str):
+            raise TypeError(f"a key of the queue is an integer or a text, not {type(key).__name__}")
+        return key, True
+
+    def get(self, key: Any, raw: Any) -> int | str:
+        if raw != 1 or type(key) not in (int, str):
+            raise QueueDamagedError("a row of the queue has a foreign key")
+        return key  # type: ignore[no-any-return]  # checked above: int or str
+
+    def store(self, value: Any, read: Any, key: Any = None) -> tuple[int, int, None, Any]:
+        if read or type(value) not in (int, str):
+            raise TypeError(f"a value of the queue is a text or an integer, not {type(value).__name__}")
+        return len(value) if type(key) is int else 0, _RAW, None, value
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> int | str:
+        if mode != _RAW or filename is not None or read or type(value) not in (int, str):
+            raise QueueDamagedError("a row of the queue has a foreign value")
+        return value  # type: ignore[no-any-return]  # checked above: int or str
+
+    def filename(self, key: Any = None, value: Any = None) -> tuple[str, str]:  # noqa: ARG002 - diskcache's
+        raise TypeError("the queue keeps no side files")
+
+    def remove(self, file_path: Any) -> None:
+        raise QueueDamagedError(f"a row of the queue names a file: {str(file_path)[:80]!r}")
+
+
+class _LiteralPath(str):
+    """A path that diskcache takes as it is: it would expand `$NAME` in a folder's name."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self
+
+    def __contains__(self, part: object) -> bool:
+        return part not in ("$", "%") and super().__contains__(str(part))
+
+
+def open_store(folder: Path, *, create: bool, durability: Durability, timeout_s: float) -> diskcache.Cache:
+    """Open the diskcache directory; call it under the queue's lock only.
+
+    With `create` the folder is made and filled; without, what is there is checked first, and raises
+    QueueDamagedError if it is no queue of ours. UnavailableError where SQLite or the disk refuses.
+    """
+    with translated():
+        database = folder / DATABASE
+        if create:
+            # SQLite gives -wal and -shm the mode of the database: 0600 from the first byte on.
+            os.close(os.open(database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            probe = None
+        else:
+            probe = _probe(database, timeout_s)
+        try:
+            directory = _LiteralPath(folder)
+            cache = diskcache.Cache(directory, timeout=timeout_s, disk=TextDisk, **SETTINGS)
+        finally:
+            if probe is not None:
+                probe.close()
+        if durability == "power":
+            set_power(cache)
+        return cache
+
+
+def set_power(cache: diskcache.Cache) -> None:
+    """Make this connection's commits survive a power cut. Needed again after every reconnect."""
+    cache.reset("sqlite_synchronous", 2, update=False)
+    if sys.platform == "darwin":
+        cache.reset("sqlite_fullfsync", 1, update=False)
+
+
+def _probe(database: Path, timeout_s: float) -> sqlite3.Connection:
+    """Look at the file before diskcache trusts it: it obeys whatever its Settings table says.
+
+    The transaction shows in `timeout_s` whether somebody without our lock holds the database: diskcache
+    would wait 60 s for that. The connection stays open, for the last one to close folds the log in.
+    """
+    if os.path.getsize(database) == 0:
+        raise QueueDamagedError("the queue's file is empty")
+    connection = sqlite3.connect(database, timeout=timeout_s, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        schema = set(connection.execute("SELECT type, name FROM sqlite_master"))
+        settings = dict(connection.execute("SELECT key, value FROM Settings"))
+        connection.execute("ROLLBACK")
+        if schema != _SCHEMA:
+            raise QueueDamagedError("the queue's tables are not ours")
+        if {key: value for key, value in settings.items() if key not in _METADATA} != SETTINGS:
+            raise QueueDamagedError("the queue's settings are not ours")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what SQLite, diskcache and the system raise into the spool's errors."""
+    try:
+        yield
+    except SpoolError:
+        raise
+    except diskcache.Timeout as error:
+        raise UnavailableError("the queue's database is busy") from error
+    except sqlite3.Error as error:
+        raise _verdict(error) from error
+    except OSError as error:
+        raise UnavailableError(f"the queue can't be reached: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        # diskcache unpacks rows that are not there, or adds to a counter that is a text.
+        raise QueueDamagedError(f"the queue answers nonsense: {error!r}") from error
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT}
+
+
+def _verdict(error: sqlite3.Error) -> SpoolError:
+    """Tell a damaged file, which moves to quarantine, from a machine that refuses for now."""
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    primary = extended & 0xFF
+    if primary in _DAMAGE or extended == sqlite3.SQLITE_IOERR_SHORT_READ:
+        return QueueDamagedError(f"the queue's file is damaged: {error}")
+    if primary == sqlite3.SQLITE_ERROR:
+        if re.match(r'no such column: "?(count|size|hits|misses)"?', str(error)):
+            return UnavailableError("this SQLite refuses double-quoted strings, which diskcache needs")
+        return QueueDamagedError(f"the queue's tables are not ours: {error}")
+    if primary == sqlite3.SQLITE_FULL:
+        return DiskFullError("the disk is full")
+    return UnavailableError(f"the queue's database refuses: {error}")
+
+
+def salvage_rows(database: Path) -> Iterator[tuple[int | str, int | str]]:
+    """Read what can be read of a damaged queue: (key, value) of every plain row, each once.
+
+    From the front until the first page that doesn't read, then from the back until the same. Never raises
+    for what the file holds, never follows a file name, never unpickles.
+    """
+    seen: set[int] = set()
+    try:
+        connection = sqlite3.connect(
+            f"{database.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None
+        )
+    except sqlite3.Error:
+        return
+    try:
+        for order in ("ASC", "DESC"):
+            yield from _readable(connection, order, seen)
+    finally:
+        connection.close()
+
+
+def _readable(
+    connection: sqlite3.Connection, order: str, seen: set[int]
+) -> Iterator[tuple[int | str, int | str]]:
+    # `order` is one of two literals of ours.
+    select = f"SELECT rowid, key, raw, mode, filename, value FROM Cache ORDER BY rowid {order}"  # noqa: S608
+    try:
+        for rowid, key, raw, mode, filename, value in connection.execute(select):
+            if rowid in seen:
+                return
+            seen.add(rowid)
+            plain = raw == 1 and mode == _RAW and filename is None
+            if plain and type(key) in (int, str) and type(value) in (int, str):
+                yield key, value
+    except (sqlite3.Error, UnicodeDecodeError):
+        # The page after this one doesn't read: the caller goes on from the other end.
+        return

@@ -1,0 +1,73 @@
+"""Every error that the spool raises, in one tree.
+
+None of them leaves `Telemetry.capture`: there they become a receipt. The flusher turns them into one
+line on stderr and an exit code.
+"""
+
+from __future__ import annotations
+
+
+class SpoolError(Exception):
+    """The root. `cause` is the short name under which a loss by this error is counted."""
+
+    cause = "internal"
+
+
+class InvalidEventError(SpoolError, ValueError):
+    """A programming mistake: the event is no event, or not the one that the catalogue describes.
+
+    The event is lost and counted as `invalid`. The author of the host mends the call.
+    """
+
+    cause = "invalid"
+
+
+class EventTooLargeError(InvalidEventError):
+    """The encoded event is over `Limits.max_event_bytes`. It is lost and counted as `too_large`."""
+
+    cause = "too_large"
+
+
+class UnavailableError(SpoolError):
+    """The queue can't be had now, for a reason of the machine. The event goes aside; nothing is lost."""
+
+    cause = "unavailable"
+
+
+class LockBusyError(UnavailableError):
+    """Somebody held the lock until the deadline. The event goes aside."""
+
+    cause = "lock_busy"
+
+
+class LockUnsupportedError(UnavailableError):
+    """This file system has no flock. The event goes aside, one file each, which needs no lock."""
+
+    cause = "no_flock"
+
+
+class UnsafePathError(UnavailableError):
+    """A link, or a file of somebody else, where the spool keeps its own. Nothing below it is touched.
+
+    The user removes the link or gives the file back to its owner.
+    """
+
+    cause = "unsafe_path"
+
+
+class QueueDamagedError(SpoolError):
+    """The queue's file is no queue of ours, or not any more. It moves to quarantine, whole."""
+
+    cause = "damaged"
+
+
+class DiskFullError(UnavailableError):
+    """No space for one more event. A loss is counted when the disk has space again."""
+
+    cause = "disk_full"
+
+
+class ConfigurationError(SpoolError):
+    """What the operator gave can't be used: key, host, option. Events are kept; exit code 2."""
+
+    cause = "configuration"

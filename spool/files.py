@@ -1,0 +1,121 @@
+"""Small private files: created 0600 in 0700 folders under any umask, never through a link."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from spool.errors import UnsafePathError
+
+__all__ = ["private_folder", "publish", "read_bounded", "sync_folder", "write_atomic", "write_new"]
+
+# A file of state or one event: an event is at most 900 kB, twice that is no file of ours.
+MAX_FILE_BYTES = 2_000_000
+_FOLDER_MODE = 0o700
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+
+def _euid() -> int | None:
+    return os.geteuid() if hasattr(os, "geteuid") else None
+
+
+def private_folder(path: Path) -> None:
+    """Make sure that `path` is a real folder of ours that nobody else can enter.
+
+    Parents are created as needed. Raises UnsafePathError for a link, another kind of file or a foreign
+    owner; OSError where the machine refuses.
+    """
+    try:
+        os.mkdir(path, _FOLDER_MODE)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        os.makedirs(path.parent, _FOLDER_MODE, exist_ok=True)
+        os.mkdir(path, _FOLDER_MODE)
+    check_owned(path, os.lstat(path), stat.S_ISDIR, "folder")
+    if os.name == "posix" and stat.S_IMODE(os.lstat(path).st_mode) != _FOLDER_MODE:
+        os.chmod(path, _FOLDER_MODE)
+
+
+def check_owned(path: Path | str, status: os.stat_result, kind_of: object, kind: str) -> None:
+    """Raise UnsafePathError unless `status` is of the kind expected, ours, and (a file) linked once."""
+    if not callable(kind_of) or not kind_of(status.st_mode):
+        raise UnsafePathError(f"{path} is no plain {kind}: it is left alone")
+    if _euid() is not None and status.st_uid != _euid():
+        raise UnsafePathError(f"{path} belongs to another user: it is left alone")
+    if kind == "file" and status.st_nlink > 1:
+        raise UnsafePathError(f"{path} has a second name (hard link): it is left alone")
+
+
+def open_own(path: Path | str, flags: int) -> int:
+    """Open a private file of ours, created 0600; a link or a foreign file raises UnsafePathError."""
+    try:
+        descriptor = os.open(path, flags | _NOFOLLOW | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except OSError as error:
+        if os.path.islink(path):
+            raise UnsafePathError(f"{path} is a link: it is left alone") from error
+        raise
+    try:
+        check_owned(path, os.fstat(descriptor), stat.S_ISREG, "file")
+        if os.name == "posix":
+            os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_bounded(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """Give the whole of a small file. Raises OSError, also for what is no plain file or over `limit`."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is no plain file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(f"{path} is larger than {limit} bytes")
+    return data
+
+
+def write_new(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Create `path` with `data`, 0600; FileExistsError if it is there. What fails leaves nothing behind."""
+    descriptor = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(descriptor)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def publish(source: Path, target: Path, *, durable: bool = False) -> None:
+    """Give a finished file its name in one step; with `durable` the name survives a power cut."""
+    os.replace(source, target)
+    if durable:
+        sync_folder(target.parent)
+
+
+def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Replace `path` by `data` in one step: a reader sees the old or the new file, whole."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    write_new(draft, data, durable=durable)
+    try:
+        publish(draft, path, durable=durable)
+    except BaseException:
+        os.unlink(draft)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder survive a power cut (POSIX only; elsewhere there is no such call)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

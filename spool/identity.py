@@ -1,0 +1,165 @@
+"""Who this install is, and whether it may be counted: `telemetry.json`, shared with ktx.
+
+The file's five keys are ktx's own. Its reader is strict: at any other key it would mint a new, enabled
+identity, so none is ever added.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spool.consent import File, Home, decide
+from spool.files import read_bounded, write_new
+from spool.paths import Paths
+
+__all__ = ["NOTICE_VERSION", "Consent", "Identity", "Stored", "consent", "inspect", "mint", "read_stored"]
+
+NOTICE_VERSION = 1
+_REQUIRED = {"installId", "enabled", "createdAt"}
+_OPTIONAL = {"noticeShownAt", "noticeShownVersion"}
+# What ktx's reader takes for a UUID: RFC 9562, versions 1 to 8, the usual variant.
+_UUID = re.compile(
+    r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}"
+)
+_MAX_BYTES = 64 * 1024
+
+
+class Identity(NamedTuple):
+    """This install: its id (None where there is none yet), whether it is counted, and by which rule."""
+
+    install_id: str | None
+    enabled: bool
+    decided_by: str
+
+
+class Stored(NamedTuple):
+    """What `telemetry.json` holds: what it says, and the install id where it could be read."""
+
+    file: File
+    install_id: str | None = None
+
+
+class Consent(NamedTuple):
+    """The identity, and whether the environment or the file said no."""
+
+    identity: Identity
+    file: File
+
+
+def parse(data: bytes) -> Stored:
+    """Read the file's bytes as strictly as ktx does."""
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        return Stored(File.UNREADABLE)
+    if not isinstance(fields, dict) or not _is_ktx_shape(fields):
+        return Stored(File.UNREADABLE)
+    return Stored(File.ENABLED if fields["enabled"] else File.DISABLED, fields["installId"])
+
+
+def _is_ktx_shape(fields: dict[str, Any]) -> bool:
+    keys = set(fields)
+    version = fields.get("noticeShownVersion", 0)
+    return (
+        keys >= _REQUIRED
+        and keys <= _REQUIRED | _OPTIONAL
+        and isinstance(fields["enabled"], bool)
+        and isinstance(fields["createdAt"], str)
+        and isinstance(fields.get("noticeShownAt", ""), str)
+        and isinstance(version, int)
+        and not isinstance(version, bool)
+        and isinstance(fields["installId"], str)
+        and _UUID.fullmatch(fields["installId"]) is not None
+    )
+
+
+def read_stored(path: Path) -> Stored:
+    """Read `telemetry.json`. Whatever keeps it from being read makes it unreadable, and so off."""
+    try:
+        return parse(read_bounded(path, _MAX_BYTES))
+    except FileNotFoundError:
+        # A link that leads nowhere is there, and can't be read.
+        return Stored(File.UNREADABLE if os.path.islink(path) else File.ABSENT)
+    except NotADirectoryError:
+        return Stored(File.ABSENT)
+    except OSError:
+        return Stored(File.UNREADABLE)
+
+
+def inspect(home: Path | None) -> Home:
+    """Tell what a home is to this process, without touching it.
+
+    Root in somebody else's home (sudo) would leave files there that the owner can't write.
+    """
+    if home is None:
+        return Home.UNUSABLE
+    try:
+        status, found = _nearest(home)
+    except OSError:
+        return Home.UNUSABLE
+    if found == home and not os.path.isdir(home):
+        return Home.UNUSABLE
+    if not hasattr(os, "geteuid"):
+        return Home.USABLE
+    mine = os.geteuid()
+    if (mine == 0 and status.st_uid != 0) or (found == home and status.st_uid not in (mine, 0)):
+        return Home.FOREIGN
+    return Home.USABLE if os.access(found, os.X_OK) else Home.UNUSABLE
+
+
+def _nearest(path: Path) -> tuple[os.stat_result, Path]:
+    """Give the status of the path, or of the nearest folder above it that is there."""
+    while True:
+        try:
+            return os.stat(path), path
+        except FileNotFoundError:
+            if path.parent == path:
+                raise
+            path = path.parent
+
+
+def consent(app: str, paths: Paths | None, env: Mapping[str, str]) -> Consent:
+    """Say who this install is and whether it may be counted now. Reads, and never writes."""
+    home = inspect(paths.home if paths else None)
+    stored = Stored(File.ABSENT)
+    if paths is not None and home is Home.USABLE:
+        stored = read_stored(paths.identity)
+    decision = decide(app, env, home, stored.file)
+    return Consent(Identity(stored.install_id, decision.enabled, decision.decided_by), stored.file)
+
+
+def draft(enabled: bool, install_id: str, now: datetime) -> bytes:  # noqa: FBT001 - the file's own field
+    """Write the file's five keys, as ktx does."""
+    moment = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    fields = {
+        "installId": install_id,
+        "enabled": enabled,
+        "noticeShownAt": moment,
+        "noticeShownVersion": NOTICE_VERSION,
+        "createdAt": moment,
+    }
+    return (json.dumps(fields, indent=2) + "\n").encode()
+
+
+def mint(paths: Paths) -> bool:
+    """Make this install's identity, enabled, unless there is one. True for exactly one of many at once.
+
+    The file appears whole, 0600. Raises OSError where the home can't be written.
+    """
+    os.makedirs(paths.home, 0o700, exist_ok=True)
+    beside = paths.home / f".telemetry.json.{os.getpid()}.{os.urandom(4).hex()}"
+    write_new(beside, draft(enabled=True, install_id=str(uuid.uuid4()), now=datetime.now(UTC)))
+    try:
+        os.link(beside, paths.identity)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(beside)
+    return True

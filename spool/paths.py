@@ -1,0 +1,96 @@
+"""Every path of the spool, derived from the home. Nothing here creates or reads anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from spool.settings import env_prefix
+
+__all__ = ["Paths", "resolve_home"]
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The files below one home, as the contract names them."""
+
+    home: Path
+
+    @property
+    def identity(self) -> Path:
+        """Identity and consent, shared with ktx itself."""
+        return self.home / "telemetry.json"
+
+    @property
+    def spool(self) -> Path:
+        """The folder that holds everything of ours."""
+        return self.home / "spool"
+
+    @property
+    def queue(self) -> Path:
+        """The diskcache directory; nothing else lives in it."""
+        return self.spool / "queue"
+
+    @property
+    def queue_lock(self) -> Path:
+        """Held around every open, append, settle and close of the queue."""
+        return self.spool / "queue.lock"
+
+    @property
+    def flush_lock(self) -> Path:
+        """Held by the one running flusher."""
+        return self.spool / "flush.lock"
+
+    @property
+    def flush_state(self) -> Path:
+        """Last attempt, last result, failures in a row, next attempt."""
+        return self.spool / "flush.json"
+
+    @property
+    def destination(self) -> Path:
+        """Host and project key, left by the host CLI for a bare `ktx-flush`."""
+        return self.spool / "destination.json"
+
+    @property
+    def spans(self) -> Path:
+        """One file per open command."""
+        return self.spool / "spans"
+
+    @property
+    def aside(self) -> Path:
+        """The side door: one file per event that could not enter the queue in time."""
+        return self.spool / "aside"
+
+    @property
+    def quarantine(self) -> Path:
+        """Damaged queues and refused files, whole."""
+        return self.spool / "quarantine"
+
+
+def resolve_home(app: str, home: Path | str | None, env: Mapping[str, str]) -> Path | None:
+    """Say where the app's home is, as an absolute path, or None where there is no usable answer.
+
+    An explicit `home` wins, then `<APP>_HOME`, then `~/.<app>` by `HOME` or the account's own entry. No `~`
+    and no `$` inside a path is expanded: a folder may be called so.
+    """
+    chosen = home if home is not None else env.get(env_prefix(app) + "HOME") or None
+    if chosen is not None:
+        return Path(os.path.abspath(chosen)) if str(chosen).strip() and "\0" not in str(chosen) else None
+    base = env.get("HOME") if os.name == "posix" else os.path.expanduser("~")
+    if not base:
+        base = _account_home()
+    if not base or not os.path.isabs(base):
+        return None
+    return Path(base) / f".{app}"
+
+
+def _account_home() -> str | None:
+    """Give the home folder of the account that runs this process, where the system knows one."""
+    try:
+        import pwd  # noqa: PLC0415 - POSIX only, and rarely needed
+
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except (ImportError, KeyError):
+        return None

@@ -1,0 +1,188 @@
+"""The durable queue: append, gather, settle, and an account that adds up. Guarantees 1 to 3 live here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from spool.database import Database
+from spool.disk import translated
+from spool.errors import QueueDamagedError
+from spool.ledger import Account
+from spool.paths import Paths
+from spool.settings import Durability, Limits
+from spool.transaction import DeadLetter, Stored, Transaction, account, dead_letters, pending_events
+
+__all__ = ["Queue"]
+
+T = TypeVar("T")
+
+# Rows that one transaction of the flusher may touch: at some 30 us each a writer waits 15 ms at most.
+CHUNK = 500
+
+
+class Queue:
+    """The spool's queue, for one process.
+
+    Every method that writes is one transaction under `queue.lock` and is on disk when it returns. All wait
+    at most `wait_s` (`Limits.lock_wait_s` by default) and raise UnavailableError where the queue can't be
+    had, with nothing done. A damaged queue is moved to quarantine and salvaged on the way.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        limits: Limits | None = None,
+        durability: Durability = "process",
+        *,
+        wait_s: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.wait_s = self.limits.lock_wait_s if wait_s is None else wait_s
+        self._clock = clock
+        self._database = Database(paths, durability)
+
+    def _write(self, operation: Callable[[Transaction], T]) -> T:
+        return self._database.write(operation, self.wait_s)
+
+    def append(self, text: str) -> int:
+        """Add one event; give its sequence number. Over a limit the oldest pending event goes, counted."""
+
+        def operation(transaction: Transaction) -> int:
+            number = transaction.append(text, self._clock())
+            transaction.keep_within(self.limits)
+            return number
+
+        return self._write(operation)
+
+    def append_all(self, texts: Iterable[str]) -> int:
+        """Add several events in one transaction: all of them or none. Gives how many."""
+        batch = list(texts)
+
+        def operation(transaction: Transaction) -> int:
+            for text in batch:
+                transaction.append(text, self._clock())
+            transaction.keep_within(self.limits)
+            return len(batch)
+
+        return self._write(operation)
+
+    def absorb(self, files: dict[str, str], losses: dict[str, int]) -> int:
+        """Add the events of aside files, and losses noted there, once. Gives how many events were new.
+
+        The names are remembered in the same transaction: a caller that is killed before it removed the
+        files may come again with the same ones.
+        """
+
+        def operation(transaction: Transaction) -> int:
+            known = set(transaction.absorbed)
+            fresh = {name: text for name, text in files.items() if name not in known}
+            for text in fresh.values():
+                transaction.append(text, self._clock())
+            for cause, count in losses.items():
+                transaction.ledger.lose(cause, count, entered=False)
+            transaction.absorbed = sorted(files)
+            transaction.keep_within(self.limits)
+            return len(fresh)
+
+        return self._write(operation)
+
+    def absorbed_names(self) -> set[str]:
+        """The aside files that are in the queue already."""
+        return self._database.read(lambda store: set(Transaction(store).absorbed), self.wait_s)
+
+    def count_lost(self, cause: str, count: int = 1) -> None:
+        """Count events as captured and lost that never entered the queue."""
+        self._write(lambda transaction: transaction.ledger.lose(cause, count, entered=False))
+
+    def report_losses(self, build: Callable[[dict[str, int]], str]) -> bool:
+        """Append the event that `build` makes of the losses since the last report, if there were any.
+
+        One transaction: a loss is reported once, by an event that is itself in the queue.
+        """
+
+        def operation(transaction: Transaction) -> bool:
+            losses = dict(transaction.ledger.unreported)
+            if losses:
+                transaction.ledger.unreported = {}
+                transaction.append(build(losses), self._clock())
+            return bool(losses)
+
+        return self._write(operation)
+
+    def gather(self) -> Iterator[Stored]:
+        """Go through the pending events, oldest first, while others append and settle.
+
+        Read page by page outside any transaction and without the lock; memory does not grow with the
+        backlog. One iterator at a time.
+        """
+        seen = 0
+        for attempt in range(2):
+            if not self._database.exists():
+                return
+            store = self._database.read(lambda store: store, self.wait_s)
+            try:
+                with translated():
+                    for stored in pending_events(store):
+                        if stored.number > seen:
+                            seen = stored.number
+                            yield stored
+            except QueueDamagedError as damage:
+                if attempt:
+                    raise
+                self._database.rebuild(str(damage), self.wait_s)
+            else:
+                return
+
+    def settle(self, acknowledged: Iterable[Stored], rejected: Iterable[tuple[Stored, str]] = ()) -> int:
+        """Take out what PostHog acknowledged, and move what it rejected to the dead letters, in one step.
+
+        Gives how many events left; those that somebody else removed meanwhile are not counted again.
+        """
+        taken, refused = list(acknowledged), list(rejected)
+        return self._write(lambda transaction: transaction.settle(taken, refused, self._clock()))
+
+    def expire(self) -> int:
+        """Drop what is older than `Limits.max_age_s`, counted. Gives how many."""
+        before = self._clock() - self.limits.max_age_s
+        return self._in_chunks(lambda transaction: transaction.expire(before, CHUNK))
+
+    def purge(self, cause: str = "purged") -> int:
+        """Drop every pending event, counted under `cause`. Gives how many."""
+        return self._in_chunks(lambda transaction: transaction.purge(cause, CHUNK))
+
+    def _in_chunks(self, operation: Callable[[Transaction], int]) -> int:
+        if not self._database.exists():
+            return 0
+        total = 0
+        while done := self._write(operation):
+            total += done
+        return total
+
+    def dead(self) -> list[DeadLetter]:
+        """Give the dead letters, oldest first."""
+        if not self._database.exists():
+            return []
+        return self._database.read(dead_letters, self.wait_s)
+
+    def retry_dead(self, letters: Iterable[DeadLetter]) -> int:
+        """Put dead letters back into the queue. Gives how many."""
+        batch = list(letters)
+        return self._write(lambda transaction: transaction.retry_dead(batch, self._clock())) if batch else 0
+
+    def purge_dead(self, cause: str = "purged") -> int:
+        """Delete the dead letters, counted under `cause`. Gives how many."""
+        numbers = [letter.number for letter in self.dead()]
+        return self._write(lambda transaction: transaction.drop_dead(numbers, cause)) if numbers else 0
+
+    def account(self) -> Account:
+        """Add up what became of every event of this install."""
+        if not self._database.exists():
+            return Account()
+        return self._database.read(account, self.wait_s)
+
+    def close(self) -> None:
+        """Close the connection, under the lock. The queue may be used again; it then opens anew."""
+        self._database.close(self.wait_s)
