@@ -18,7 +18,7 @@ from flusher.report import collect
 from flusher.run import run
 from spool.errors import ConfigurationError, SpoolError
 from spool.paths import Paths, resolve_home
-from spool.settings import VERSION
+from spool.settings import VERSION, env_prefix
 
 __all__ = ["app", "main"]
 
@@ -56,6 +56,7 @@ def options(
     With no command, it delivers: `ktx-flush` is `ktx-flush run`.
     """
     try:
+        env_prefix(app_name)
         folder = resolve_home(app_name, home, os.environ)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--app") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,9 +152,11 @@ def mint(paths: Paths) -> bool:
 
     The file appears whole, 0600. Raises OSError where the home can't be written.
     """
+    from uuid import uuid4  # noqa: PLC0415 - once in the life of an install
+
     os.makedirs(paths.home, 0o700, exist_ok=True)
     beside = paths.home / f".telemetry.json.{os.getpid()}.{os.urandom(4).hex()}"
-    write_new(beside, draft(enabled=True, install_id=str(uuid.uuid4()), now=datetime.now(UTC)))
+    write_new(beside, draft(enabled=True, install_id=str(uuid4()), now=datetime.now(UTC)))
     try:
         os.link(beside, paths.identity)
     except FileExistsError:

@@ -1,0 +1,19 @@
+"""The one Telemetry of this program. A real host copies this file and fills in its own three values."""
+
+from functools import cache
+
+from spool import Telemetry
+
+APP = "ktx"  # home ~/.ktx, variables KTX_*
+VERSION = "0.12.0"
+
+# A key of PostHog is capture-only and may stand in the source; this one belongs to no project. The host is
+# this machine, so that whoever tries the example sends nothing anywhere until KTX_TELEMETRY_ENDPOINT says so.
+PROJECT_KEY = "phc_local_demo_key"
+HOST = "http://127.0.0.1:8000"
+
+
+@cache
+def telemetry() -> Telemetry:
+    """Return the process's Telemetry, made on the first call, so that importing this touches no disk."""
+    return Telemetry(app=APP, version=VERSION, project_key=PROJECT_KEY, host=HOST, flush="auto")

@@ -1,0 +1,40 @@
+"""What every test gets: a home of its own, an environment that says nothing, a local PostHog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spool.paths import Paths
+from tests.support.local_posthog import LocalPostHog
+from tests.support.processes import SILENT
+
+
+@pytest.fixture(autouse=True)
+def silent_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the machine's own environment decides a test: CI itself would switch telemetry off."""
+    for name in SILENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    (tmp_path / "user").mkdir()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home that isn't there yet, as on a fresh machine."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def paths(home: Path) -> Paths:
+    """The files of that home."""
+    return Paths(home)
+
+
+@pytest.fixture
+def server() -> Iterator[LocalPostHog]:
+    """A PostHog that works, on loopback."""
+    with LocalPostHog() as server:
+        yield server

@@ -1,0 +1,1 @@
+"""What the tests share: a local PostHog, processes, faults."""

@@ -1,0 +1,97 @@
+"""Bad input gets one clear line on stderr, an exit code of the contract, and nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flusher.cli import with_default_command
+from spool import Telemetry
+from tests.support.local_posthog import LocalPostHog
+from tests.support.processes import KEY, flush, flush_json, status
+
+# Arguments, and a word that the line must hold.
+WRONG = {
+    "unknown option": (["run", "--bogus"], "--bogus"),
+    "unknown command": (["bogus"], "bogus"),
+    "batch of none": (["run", "--batch-size", "0"], "batch-size"),
+    "negative seconds": (["run", "--max-seconds", "-1"], "max-seconds"),
+    "no number": (["run", "--max-events", "many"], "max-events"),
+    "negative retries": (["run", "--max-retries", "-2"], "max-retries"),
+    "app that is a path": (["--app", "../x", "status"], "app"),
+    "host without scheme": (["run", "--host", "ph.example.com"], "https://ph.example.com"),
+    "host not encrypted": (["run", "--host", "http://ph.example.com"], "not encrypted"),
+    "host with credentials": (["run", "--host", "https://u:p@ph.example.com"], "address only"),
+    "host with a bad port": (["run", "--host", "https://ph.example.com:x"], "no address"),
+    "personal key": (["run", "--key", "phx_123"], "personal"),
+    "key with a space": (["run", "--key", "phc 1"], "space"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_arguments_get_one_line_and_exit_code_2(wrong: str, home: Path, server: LocalPostHog) -> None:
+    """No traceback, no request, the spool as it was."""
+    telemetry = Telemetry("ktx", "1", KEY, server.url, home, flush="never")
+    assert telemetry.capture("a")
+    telemetry.close()
+    arguments, word = WRONG[wrong]
+    done = flush(home, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("ktx-flush: ")
+    assert word in done.stderr
+    assert done.stdout == ""
+    assert server.requests == []
+    assert status(home)["pending"] == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 5}', "\0\xff"])
+def test_a_broken_destination_file_is_named(content: str, home: Path, server: LocalPostHog) -> None:
+    """Exit 2 with the file's name and what to do; the events are kept, and options still work."""
+    telemetry = Telemetry("ktx", "1", KEY, server.url, home, flush="never")
+    assert telemetry.capture("a")
+    telemetry.close()
+    (home / "spool" / "destination.json").write_text(content)
+    done = flush(home, "run")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "destination.json" in done.stderr
+    assert flush_json(home, "run", "--host", server.url, "--key", KEY)["delivered"] == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"next_attempt": "soon"}', '{"failures": "x"}', "\0"])
+def test_a_broken_state_file_is_mended(content: str, home: Path, server: LocalPostHog) -> None:
+    """flush.json that doesn't read keeps nobody from trying."""
+    telemetry = Telemetry("ktx", "1", KEY, server.url, home, flush="never")
+    assert telemetry.capture("a")
+    telemetry.close()
+    (home / "spool" / "flush.json").write_text(content)
+    assert flush_json(home)["delivered"] == 2
+    assert status(home)["last_result"] == "delivered"
+
+
+def test_on_a_machine_without_a_spool_there_is_nothing_to_do(home: Path) -> None:
+    """A cron job on a fresh machine: exit 0, no file created."""
+    report = flush_json(home)
+    assert (report["exit_code"], report["result"], report["remaining"]) == (0, "nothing to do", 0)
+    assert status(home)["accounting"]["captured"] == 0
+    assert not home.exists()
+
+
+def test_quiet_says_nothing(home: Path, server: LocalPostHog) -> None:
+    """--quiet: no word on stdout or stderr when all went well."""
+    telemetry = Telemetry("ktx", "1", KEY, server.url, home, flush="never")
+    assert telemetry.capture("a")
+    telemetry.close()
+    done = flush(home, "run", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_run_is_the_default_command() -> None:
+    """`ktx-flush` with or without options delivers; a named command is left alone."""
+    assert with_default_command([]) == ["run"]
+    assert with_default_command(["--json"]) == ["run", "--json"]
+    assert with_default_command(["--app", "x", "--force"]) == ["--app", "x", "run", "--force"]
+    assert with_default_command(["--home=h"]) == ["--home=h", "run"]
+    assert with_default_command(["--home", "h", "status"]) == ["--home", "h", "status"]
+    assert with_default_command(["--help"]) == ["--help"]
