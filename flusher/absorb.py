@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from spool import aside
+from spool import aside, tally
 from spool.errors import InvalidEventError
 from spool.event import check_stored, normalise
 from spool.files import private_folder, read_bounded
@@ -21,13 +21,28 @@ def absorb(paths: Paths, queue: Queue) -> int:
 
     The names go into the queue with the events, in one transaction; then the files are removed. Killed in
     between, the next run finds the names and only removes. A file that is no event is set aside in
-    quarantine with its reason, and counted as lost by `invalid`.
+    quarantine with its reason, and counted as lost by `invalid`. Notes of losses are counted likewise.
     """
     total = 0
     waiting = aside.files(paths)
     for start in range(0, len(waiting), CHUNK):
         total += _absorb_chunk(paths, queue, waiting[start : start + CHUNK])
+    _absorb_notes(paths, queue)
     return total
+
+
+def _absorb_notes(paths: Paths, queue: Queue) -> None:
+    """Claim each note first, so that its process begins another, then count it once."""
+    claimed = []
+    for path in tally.notes(paths):
+        target = path if path.name.endswith(tally.CLAIMED) else path.with_name(path.name + tally.CLAIMED)
+        with contextlib.suppress(FileNotFoundError):  # renamed by its process meanwhile: next time
+            os.rename(path, target)
+            claimed.append(target)
+    if claimed:
+        queue.absorb_losses({path.name: note for path in claimed if (note := tally.parse(path.name))})
+    for path in claimed:
+        os.unlink(path)
 
 
 def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path]) -> int:
@@ -40,7 +55,7 @@ def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path]) -> int:
             continue  # purged meanwhile
         except (InvalidEventError, OSError, ValueError) as error:
             refused[path] = str(error)
-    taken = queue.absorb(events, {"invalid": len(refused)} if refused else {})
+    taken = queue.absorb(events, refused=[path.name for path in refused])
     for path, reason in refused.items():
         _set_aside(paths, path, reason)
     for name in events:

@@ -63,6 +63,8 @@ def _run(context: Context) -> None:
 
 def _pass(context: Context, queue: Queue) -> None:
     report = context.report
+    if not queue.account().balanced:
+        queue.rebuild("the account does not add up")
     report.absorbed = absorb(context.paths, queue)
     report.expired = queue.expire()
     report_losses(queue, context.identity, context.clock())

@@ -12,6 +12,7 @@ from spool.errors import QueueDamagedError
 from spool.ledger import Account
 from spool.paths import Paths
 from spool.settings import Durability, Limits
+from spool.tally import Note
 from spool.transaction import DeadLetter, Stored, Transaction, account, dead_letters, pending_events
 
 __all__ = ["Queue"]
@@ -69,25 +70,41 @@ class Queue:
 
         return self._write(operation)
 
-    def absorb(self, files: dict[str, str], losses: dict[str, int]) -> int:
-        """Add the events of aside files, and losses noted there, once. Gives how many events were new.
+    def absorb(self, files: dict[str, str], refused: Iterable[str] = ()) -> int:
+        """Add the events of aside files, by name, each once. Gives how many were new.
 
-        The names are remembered in the same transaction: a caller that is killed before it removed the
-        files may come again with the same ones.
+        `refused` are files that hold no event: lost by `invalid`. All names are remembered in the same
+        transaction: a caller that is killed before it removed the files may come again with the same ones.
         """
+        no_events = list(refused)
 
         def operation(transaction: Transaction) -> int:
             known = set(transaction.absorbed)
-            fresh = {name: text for name, text in files.items() if name not in known}
-            for text in fresh.values():
+            fresh = [text for name, text in files.items() if name not in known]
+            for text in fresh:
                 transaction.append(text, self._clock())
-            for cause, count in losses.items():
-                transaction.ledger.lose(cause, count, entered=False)
-            transaction.absorbed = sorted(files)
+            transaction.ledger.lose("invalid", len(set(no_events) - known), entered=False)
+            transaction.absorbed = sorted([*files, *no_events])
             transaction.keep_within(self.limits)
             return len(fresh)
 
         return self._write(operation)
+
+    def absorb_losses(self, notes: dict[str, Note]) -> None:
+        """Count the losses of notes, by name, each once, as `absorb` does."""
+
+        def operation(transaction: Transaction) -> None:
+            known = set(transaction.absorbed)
+            for name, note in notes.items():
+                if name not in known:
+                    transaction.ledger.lose(note.cause, note.count, entered=False)
+            transaction.absorbed = sorted(notes)
+
+        self._write(operation)
+
+    def rebuild(self, reason: str) -> None:
+        """Move the queue to quarantine and go on with what reads: for one whose account does not add up."""
+        self._database.rebuild(reason, self.wait_s)
 
     def absorbed_names(self) -> set[str]:
         """The aside files that are in the queue already."""

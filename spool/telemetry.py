@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from spool.event import Event
-    from spool.queue import Queue
+    from spool.spool import Spool
 
 __all__ = ["Receipt", "Telemetry"]
 
@@ -79,7 +79,7 @@ class Telemetry:
         self._durability: Durability = durability
         self._flush_mode: FlushMode = flush
         self._geoip_disable = geoip_disable
-        self._queues: dict[Path, Queue] = {}
+        self._spools: dict[Path, Spool] = {}
         self._common: dict[str, Any] | None = None
 
     # -- identity ---------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Telemetry:
             if self._strict:
                 raise
             if not debug and paths is not None:
-                self._count_lost(paths, error.cause)
+                self._spool(paths).count_lost(error.cause)
             return Receipt("lost", reason=str(error))
         except Exception as error:  # noqa: BLE001 - the host comes first: whatever it is, it is a receipt
             return Receipt("lost", reason=f"{type(error).__name__}: {error}")
@@ -178,10 +178,12 @@ class Telemetry:
         **options: Any,
     ) -> Receipt:
         frozen = self._build(identity, event, properties, **options)
+        spool = self._spool(paths)
+        spool.tally.retry()
         try:
-            self._queue(paths).append(frozen.text)
+            spool.append(frozen.text)
         except SpoolError as refusal:
-            return self._put_aside(paths, frozen, refusal)
+            return self._put_aside(spool, frozen, refusal)
         return Receipt("queued", frozen.uuid)
 
     def _build(
@@ -206,20 +208,15 @@ class Telemetry:
             max_bytes=self.limits.max_event_bytes,
         )
 
-    def _put_aside(self, paths: Paths, frozen: Event, refusal: SpoolError) -> Receipt:
+    def _put_aside(self, spool: Spool, frozen: Event, refusal: SpoolError) -> Receipt:
         from spool import aside  # noqa: PLC0415 - rarely needed
 
         try:
-            aside.put(paths, frozen.uuid, frozen.text, self._durability)
+            aside.put(spool.paths, frozen.uuid, frozen.text, self._durability)
         except SpoolError as second:
+            spool.tally.add(second.cause)
             return Receipt("lost", frozen.uuid, f"{refusal}; {second}")
         return Receipt("aside", frozen.uuid, str(refusal))
-
-    def _count_lost(self, paths: Paths, cause: str) -> None:
-        try:
-            self._queue(paths).count_lost(cause)
-        except SpoolError:
-            self._say(f"{self.app}: a lost event could not even be counted")
 
     def _show(self, frozen: Event) -> Receipt:
         self._say(f"[telemetry] {frozen.text}")
@@ -227,17 +224,17 @@ class Telemetry:
 
     # -- parts ------------------------------------------------------------------------------------------
 
-    def _queue(self, paths: Paths) -> Queue:
-        """Give the queue of a home, opened at its first use; a host may change its home between captures."""
-        queue = self._queues.get(paths.home)
-        if queue is None:
+    def _spool(self, paths: Paths) -> Spool:
+        """Give the spool of a home, made at its first use; a host may change its home between captures."""
+        spool = self._spools.get(paths.home)
+        if spool is None:
             from spool import destination  # noqa: PLC0415 - only what captures needs it
-            from spool.queue import Queue  # noqa: PLC0415 - diskcache and filelock, some 20 ms
+            from spool.spool import Spool  # noqa: PLC0415 - diskcache and filelock, some 20 ms
 
-            queue = self._queues[paths.home] = Queue(paths, self.limits, self._durability)
+            spool = self._spools[paths.home] = Spool(paths, self.limits, self._durability)
             atexit.register(_close, weakref.ref(self))
             destination.leave(paths, self._destination)
-        return queue
+        return spool
 
     def _common_fields(self) -> dict[str, Any]:
         if self._common is None:
@@ -260,8 +257,8 @@ class Telemetry:
 
     def close(self) -> None:
         """Close the queue. Captures after this open it again."""
-        for queue in self._queues.values():
-            queue.close()
+        for spool in self._spools.values():
+            spool.close()
 
 
 def _close(reference: weakref.ref[Telemetry]) -> None:

@@ -1,0 +1,38 @@
+"""Is a path on a network file system? SQLite's WAL needs memory that two machines don't share."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+__all__ = ["is_network"]
+
+_NETWORK = frozenset(
+    "9p afs beegfs ceph cifs coda fuse.ceph fuse.davfs fuse.glusterfs fuse.s3fs fuse.sshfs gfs2 glusterfs gpfs"
+    " lustre ncpfs nfs nfs4 ocfs2 orangefs pvfs2 smb2 smb3 smbfs virtiofs".split()
+)
+_TABLE = Path("/proc/self/mountinfo")
+
+
+def is_network(path: Path, table: Path = _TABLE) -> bool:
+    """Tell whether `path`, or the nearest folder above it that is mounted, is served by another machine.
+
+    Read from Linux's table of mounts (proc(5), mountinfo); where there is none, the answer is no.
+    """
+    try:
+        lines = table.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    wanted = os.path.realpath(path)
+    best, kind = "", ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        fields, types = left.split(), right.split()
+        if len(fields) < 5 or not types:  # noqa: PLR2004 - the mount point is the fifth field
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+        inside = wanted == point or wanted.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, types[0]
+    return kind in _NETWORK
