@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,8 +28,11 @@ from spool.transaction import META, Transaction
 __all__ = ["Database"]
 
 T = TypeVar("T")
+# A fork waits a little longer than the capture of another thread may take, which it must not interrupt.
+_FORK_WAIT_S = 0.5
 Rows = dict[int | str, int | str]
 
+_live: weakref.WeakSet[Database] = weakref.WeakSet()
 # Connections of a parent process, kept for ever: SQLite must not even close them in the child.
 _inherited: list[object] = []
 
@@ -45,6 +49,7 @@ class Database:
         self.durability: Durability = durability
         self.lock = FileLock(paths.queue_lock)
         self._reset()
+        _live.add(self)
 
     def _reset(self) -> None:
         self._turn = threading.Lock()
@@ -70,8 +75,8 @@ class Database:
         with signals_held():
             if not self._turn.acquire(timeout=wait_s):
                 raise LockBusyError(f"another thread held the queue for {wait_s:g} s")
-            self._owner = threading.get_ident()
             try:
+                self._owner = threading.get_ident()
                 self._take_lock(max(0.0, deadline - time.monotonic()))
                 try:
                     yield
@@ -90,6 +95,27 @@ class Database:
             except FileNotFoundError:
                 private_folder(self.paths.spool)
                 self.lock.acquire(wait_s)
+
+    def before_fork(self) -> bool:
+        """Keep every thread out of SQLite while a fork is made, and let no connection cross it.
+
+        SQLite's own mutexes are copied as they are: held by a thread that the child doesn't have, they
+        would stop the child for ever. True if the turn was taken, and is to be given back by the parent.
+        """
+        if self._pid != os.getpid() or self._owner == threading.get_ident():
+            return False
+        if not self._turn.acquire(timeout=_FORK_WAIT_S):
+            return False
+        if self._store is not None and threading.current_thread() is threading.main_thread():
+            with suppress(SpoolError):  # somebody sits on the lock: the child leaves the connection alone
+                self._take_lock(_FORK_WAIT_S)
+                self.discard()
+                self.lock.release()
+        return True
+
+    def after_fork(self) -> None:
+        """Give the turn back, in the parent."""
+        self._turn.release()
 
     def _leave_to_parent(self) -> None:
         _inherited.append(self._store)
@@ -295,3 +321,21 @@ def refuse_links(folder: Path) -> None:
 
     for entry in os.scandir(folder):
         check_owned(entry.path, entry.stat(follow_symlinks=False), S_ISREG, "file")
+
+
+_kept_out: list[Database] = []
+
+
+def _before_fork() -> None:
+    _kept_out.extend(database for database in list(_live) if database.before_fork())
+
+
+def _after_fork_in_parent() -> None:
+    while _kept_out:
+        _kept_out.pop().after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_kept_out.clear
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,6 +16,9 @@ _HELD = [
 ]
 
 
+_held = False
+
+
 @contextmanager
 def signals_held() -> Iterator[None]:
     """Hold SIGINT, SIGTERM, SIGHUP and SIGALRM back for the block; what came is delivered at its end.
@@ -23,11 +26,22 @@ def signals_held() -> Iterator[None]:
     An exception raised by a handler inside diskcache's transaction would leave it open. Handlers run in the
     main thread only, so another thread needs nothing. In the main thread the mask is enough as long as it
     is alone; another thread may take the signal from the system, and CPython would still run the handler
-    here: then the handlers themselves are exchanged for one that takes a note.
+    here: then the handlers themselves are exchanged for one that takes a note. A block within a block
+    costs nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    global _held  # noqa: PLW0603 - one main thread, one mask
+    if _held or threading.current_thread() is not threading.main_thread():
         yield
-    elif threading.active_count() > 1 or not hasattr(signal, "pthread_sigmask"):
+        return
+    try:
+        _held = True
+        yield from _hold()
+    finally:
+        _held = False
+
+
+def _hold() -> Iterator[None]:
+    if threading.active_count() > 1 or not hasattr(signal, "pthread_sigmask"):
         yield from _with_notes()
     else:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
@@ -39,19 +53,38 @@ def signals_held() -> Iterator[None]:
 
 def _with_notes() -> Iterator[None]:
     came: list[int] = []
+    exchanged: dict[int, Callable[..., object]] = {}
 
     def note(number: int, _frame: FrameType | None) -> None:
         came.append(number)
 
-    # A default action ends the process, which no append minds; a handler of C's can't be put back.
-    handlers = {number: signal.getsignal(number) for number in _HELD}
-    exchanged = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in exchanged:
-        signal.signal(number, note)
     try:
+        for number in _HELD:
+            handler = signal.getsignal(number)
+            # A default action ends the process, which no append minds; a handler of C's can't be put back.
+            if callable(handler):
+                exchanged[number] = handler
+                signal.signal(number, note)
         yield
     finally:
-        for number, handler in exchanged.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        try:
+            _put_back(exchanged)
+        except BaseException:
+            _put_back(exchanged)  # one that was back already raised: the others go back all the same
+            raise
+        finally:
+            _deliver(came)
+
+
+def _put_back(handlers: dict[int, Callable[..., object]]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _deliver(came: list[int]) -> None:
+    """Deliver each signal that was noted, also when the handler of one before it raises."""
+    if came:
+        try:
+            signal.raise_signal(came.pop(0))
+        finally:
+            _deliver(came)

@@ -97,7 +97,7 @@ class Queue:
             known = set(transaction.absorbed)
             for name, note in notes.items():
                 if name not in known:
-                    transaction.ledger.lose(note.cause, note.count, entered=False)
+                    transaction.ledger.lose(note.cause, note.losses, entered=False)
             transaction.absorbed = sorted(notes)
 
         self._write(operation)

@@ -1,4 +1,4 @@
-"""Losses that could not be written into the queue when they happened: noted beside it until the flusher comes.
+"""Losses that could not be written into the queue when they happened: noted beside it for the flusher.
 
 A note is an empty file whose name says it all, `aside/<time>-<random>.<cause>.<count>.lost`: that needs no
 block, so it mostly succeeds on a full disk. A further loss of the same process renames it. The flusher claims
@@ -27,7 +27,7 @@ class Note(NamedTuple):
     """What the name of a note says."""
 
     cause: str
-    count: int
+    losses: int
 
 
 def parse(name: str) -> Note | None:

@@ -129,37 +129,26 @@ class Telemetry:
         never touches stdout or the network. A programming mistake is counted as lost and said in the
         receipt; with `<APP>_TELEMETRY_STRICT=1` it raises InvalidEventError.
         """
+        from spool.interrupts import signals_held  # noqa: PLC0415 - signal and threading, at first use
+
+        with signals_held():  # what a handler of the host raises is the host's, and comes out after this
+            options = {"distinct_id": distinct_id, "groups": groups, "timestamp": timestamp, "uuid": uuid}
+            return self._receive(event, properties, options)
+
+    def _receive(self, event: str, properties: Mapping[str, Any] | None, options: dict[str, Any]) -> Receipt:
         debug = is_set(os.environ.get(self._prefix + "TELEMETRY_DEBUG"))
         paths = self.paths
         try:
             if debug:
-                return self._show(
-                    self._build(
-                        consent(self.app, paths, os.environ).identity,
-                        event,
-                        properties,
-                        distinct_id=distinct_id,
-                        groups=groups,
-                        timestamp=timestamp,
-                        uuid=uuid,
-                    )
-                )
+                identity = consent(self.app, paths, os.environ).identity
+                return self._show(self._build(identity, event, properties, **options))
             variable = opted_out_by(self.app, os.environ)
             if variable is not None:
                 return Receipt("disabled", reason=variable)
             identity = self._admit(paths)
             if paths is None or not identity.enabled:
                 return Receipt("disabled", reason=identity.decided_by)
-            return self._capture(
-                paths,
-                identity,
-                event,
-                properties,
-                distinct_id=distinct_id,
-                groups=groups,
-                timestamp=timestamp,
-                uuid=uuid,
-            )
+            return self._capture(paths, identity, event, properties, **options)
         except InvalidEventError as error:
             if self._strict:
                 raise

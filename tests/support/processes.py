@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -57,9 +58,13 @@ def start_python(
 def run_python(
     code: str, *arguments: object, env: Mapping[str, str] | None = None, timeout_s: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a Python process to its end."""
-    with start_python(code, *arguments, env=env) as process:
-        out, err = process.communicate(timeout=timeout_s)
+    """Run `code` in a Python process to its end; one that hangs is killed, with its children."""
+    with start_python(code, *arguments, env=env, start_new_session=True) as process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
