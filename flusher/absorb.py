@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import time
 from pathlib import Path
 
-from spool import aside, tally
+from spool import aside, first_run, tally
 from spool.errors import InvalidEventError
 from spool.event import check_stored, normalise
-from spool.files import private_folder, read_bounded
+from spool.files import private_folder, read_bounded, write_new
 from spool.paths import Paths
 from spool.queue import CHUNK, Queue
 
 __all__ = ["absorb"]
 
+# What will not read better tomorrow: a folder, a link, a file larger than any event.
+_NEVER = {errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO}
+_STALE_S = 24 * 3600.0
 
-def absorb(paths: Paths, queue: Queue) -> int:
+
+def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
     """Absorb every finished file; give how many events that were.
 
     The names go into the queue with the events, in one transaction; then the files are removed. Killed in
-    between, the next run finds the names and only removes. A file that is no event is set aside in
-    quarantine with its reason, and counted as lost by `invalid`. Notes of losses are counted likewise.
+    between, the next run finds the names and first removes what they name. A file that is no event is set
+    aside in quarantine with its reason, and counted as lost by `invalid`; one that can't be read now stays.
+    Notes of losses are counted likewise. A folder that isn't ours is left alone: UnsafePathError.
     """
+    if not os.path.lexists(paths.aside):
+        return 0
+    private_folder(paths.aside)
+    first_run.complete(paths, install_id)
+    for name in queue.absorbed_names():
+        _remove(paths.aside / name)
     total = 0
     waiting = aside.files(paths)
     for start in range(0, len(waiting), CHUNK):
         total += _absorb_chunk(paths, queue, waiting[start : start + CHUNK])
     _absorb_notes(paths, queue)
+    _sweep(paths)
     return total
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _sweep(paths: Paths) -> None:
+    """Delete the drafts of writers that were killed a day ago: nobody was promised what they hold."""
+    for entry in os.scandir(paths.aside):
+        if entry.name[0] == "." and time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S:
+            _remove(Path(entry.path))
 
 
 def _absorb_notes(paths: Paths, queue: Queue) -> None:
@@ -50,22 +76,23 @@ def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path]) -> int:
     refused: dict[Path, str] = {}
     for path in chunk:
         try:
-            events[path.name] = normalise(check_stored(read_bounded(path).decode()))
-        except FileNotFoundError:
-            continue  # purged meanwhile
-        except (InvalidEventError, OSError, ValueError) as error:
+            events[path.name] = normalise(check_stored(read_bounded(path, follow=False).decode()))
+        except (InvalidEventError, ValueError) as error:
             refused[path] = str(error)
+        except OSError as error:
+            if error.errno in _NEVER:
+                refused[path] = f"no event's file: {error.strerror}"
     taken = queue.absorb(events, refused=[path.name for path in refused])
     for path, reason in refused.items():
         _set_aside(paths, path, reason)
     for name in events:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(paths.aside / name)
+        _remove(paths.aside / name)
     return taken
 
 
 def _set_aside(paths: Paths, path: Path, reason: str) -> None:
     private_folder(paths.quarantine)
-    target = paths.quarantine / path.name
-    os.replace(path, target)
-    target.with_suffix(".reason").write_text(reason + "\n")
+    target = paths.quarantine / f"{os.urandom(3).hex()}-{path.name}"
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, target)
+        write_new(target.with_suffix(".reason"), f"{reason}\n".encode())

@@ -11,14 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
-from flusher.context import Context, Options
+from flusher.context import Context, Options, Result
 from flusher.gather import BATCH_SIZE
 from flusher.render import render_run, render_status
 from flusher.report import collect
 from flusher.run import run
 from spool.errors import ConfigurationError, SpoolError
+from spool.identity import consent, decide_for_all
 from spool.paths import Paths, resolve_home
 from spool.settings import VERSION, env_prefix
+from spool.wipe import wipe
 
 __all__ = ["app", "main"]
 
@@ -75,6 +77,7 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     force: Annotated[bool, typer.Option("--force", help="Don't wait for the stored next attempt.")] = False,  # noqa: FBT002 - typer's flag
     host: Annotated[str | None, typer.Option(help="PostHog's address, for this run.")] = None,
     key: Annotated[str | None, typer.Option(help="The project key, for this run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; say what waits.")] = False,  # noqa: FBT002 - typer's flag
     quiet: Quiet = False,  # noqa: FBT002 - typer's flag
     as_json: Json = False,  # noqa: FBT002 - typer's flag
 ) -> None:
@@ -86,13 +89,13 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     work = Context(
         app=name,
         paths=paths,
-        options=Options(max_seconds, max_events, max_retries, batch_size, force, host, key),
+        options=Options(max_seconds, max_events, max_retries, batch_size, force, host, key, dry_run),
     )
     _stop_on_signals(work)
     report = run(work)
     if as_json:
         _print_json(report.as_json())
-    elif not quiet:
+    elif not quiet and report.result not in (Result.FAILED, Result.MISCONFIGURED):
         render_run(report)
     if report.result.exit_code:
         _say(report.result.exit_code, report.reason)
@@ -111,6 +114,33 @@ def status_command(context: typer.Context, as_json: Json = False) -> None:  # no
         _print_json(status.as_json())
     else:
         render_status(status)
+    if status.problem:
+        _say(INTERNAL, status.problem)
+        raise typer.Exit(INTERNAL)
+
+
+@app.command("enable")
+def enable_command(context: typer.Context) -> None:
+    """Switch telemetry on for this install. It also mends a telemetry.json that doesn't read.
+
+    Examples:  ktx-flush enable   ktx-flush --app mycli enable
+    """
+    name, paths = context.obj
+    decide_for_all(paths, enabled=True)
+    identity = consent(name, paths, os.environ).identity
+    typer.echo("telemetry is on" if identity.enabled else f"telemetry stays off here, by {identity.decided_by}")
+
+
+@app.command("disable")
+def disable_command(context: typer.Context) -> None:
+    """Switch telemetry off for this install, and delete everything that waits.
+
+    Examples:  ktx-flush disable   ktx-flush --app mycli disable
+    """
+    _name, paths = context.obj
+    decide_for_all(paths, enabled=False)
+    gone = wipe(paths)
+    typer.echo(f"telemetry is off; {gone:,} waiting events were deleted")
 
 
 def _stop_on_signals(work: Context) -> None:
@@ -138,16 +168,10 @@ def with_default_command(arguments: list[str]) -> list[str]:
             position += 2
         elif word.startswith(("--app=", "--home=")):
             position += 1
-        elif word in ("-h", "--help", "--version") or word.startswith(
-            ("--install-completion", "--show-completion")
-        ):
+        elif word in ("-h", "--help", "--version") or word.startswith(("--install-completion", "--show-completion")):
             return arguments
         else:
-            return (
-                arguments
-                if not word.startswith("-")
-                else [*arguments[:position], "run", *arguments[position:]]
-            )
+            return arguments if not word.startswith("-") else [*arguments[:position], "run", *arguments[position:]]
     return [*arguments, "run"]
 
 
@@ -175,5 +199,6 @@ def _usage(error: Exception) -> int:
 
 
 def _say(code: int, line: str) -> int:
-    sys.stderr.write(f"ktx-flush: {line}\n")
+    if sys.stderr is not None:  # closed, as some supervisors do
+        sys.stderr.write(f"ktx-flush: {line}\n")
     return code

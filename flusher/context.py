@@ -17,6 +17,9 @@ from spool.paths import Paths
 __all__ = ["Context", "Options", "Result", "RunReport"]
 
 
+_EXIT_CODES = {"FAILED": 1, "NO_KEY": 2, "MISCONFIGURED": 2, "REJECTED": 3, "UNREACHABLE": 75, "REFUSED": 75}
+
+
 class Result(enum.Enum):
     """How a run ended."""
 
@@ -28,14 +31,15 @@ class Result(enum.Enum):
     TOLD_TO_STOP = "told to stop"
     NO_KEY = "no project key"
     REJECTED = "some events were rejected"
+    MISCONFIGURED = "not configured"
+    FAILED = "failed"
     UNREACHABLE = "destination not reached"
     REFUSED = "destination refused"
 
     @property
     def exit_code(self) -> int:
         """The exit code of the contract."""
-        codes = {Result.NO_KEY: 2, Result.REJECTED: 3, Result.UNREACHABLE: 75, Result.REFUSED: 75}
-        return codes.get(self, 0)
+        return _EXIT_CODES.get(self.name, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Options:
     force: bool = False
     host: str | None = None
     key: str | None = None
+    dry_run: bool = False
 
 
 @dataclass(slots=True)

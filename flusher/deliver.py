@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from queue import SimpleQueue
 from typing import Any
 
@@ -59,9 +60,7 @@ class Courier:
     the environment on purpose. Raises ConfigurationError for a CA bundle that isn't there.
     """
 
-    def __init__(
-        self, destination: Destination, env: Mapping[str, str], timeout_s: float = TIMEOUT_S
-    ) -> None:
+    def __init__(self, destination: Destination, env: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> None:
         # posthog-python would log whole bodies at this level.
         logging.getLogger("posthog").setLevel(logging.CRITICAL)
         self._destination = destination
@@ -92,7 +91,7 @@ class Courier:
             try:
                 reply.settle(self._post([json.loads(stored.text) for stored in batch]))
             except Exception as error:  # noqa: BLE001 - this thread must answer, whatever it was
-                reply.settle(Answer(error=f"{type(error).__name__}: {error}"))
+                reply.settle(Answer(error=f"it can't be written as a request ({type(error).__name__})", faulty=True))
         self._session.close()
 
     def _post(self, batch: list[Any]) -> Answer:
@@ -111,19 +110,30 @@ class Courier:
             return Answer(self._seen.status_code if self._seen is not None else 302, redirected=True)
         except (requests.RequestException, OSError) as error:
             return Answer(error=_words(error), unusable=isinstance(error, _UNUSABLE))
-        except Exception as error:  # noqa: BLE001 - the SDK raises by what the body holds; the answer counts
+        except Exception:
             if self._seen is None:
-                return Answer(error=f"the request could not be made ({type(error).__name__})")
+                raise
         return _answer(self._seen)
 
-    def _see(self, response: requests.Response, *_args: object, **_options: object) -> None:
-        self._seen = response
+    def _see(self, response: requests.Response, *_args: object, **_options: object) -> requests.Response:
+        """Keep the answer with the first part of its body; an endless one is cut off."""
+        body = bytearray()
+        for part in response.iter_content(_BODY_BYTES):
+            body += part
+            if len(body) > _BODY_BYTES:
+                response.close()
+                break
+        self._seen = requests.Response()
+        self._seen.status_code, self._seen.headers = response.status_code, response.headers
+        self._seen.history, self._seen.url, self._seen.request = response.history, response.url, response.request
+        self._seen.raw = BytesIO(body[:_BODY_BYTES])
+        return self._seen
 
 
 def _answer(response: requests.Response | None) -> Answer:
     if response is None:
         return Answer(error="no answer")
-    body = response.content[:_BODY_BYTES].decode("utf-8", "replace")
+    body = response.content.decode("utf-8", "replace")
     return Answer(response.status_code, body, response.headers.get("Retry-After"), bool(response.history))
 
 
@@ -154,6 +164,7 @@ def _words(error: Exception) -> str:
 def _session(host: str, env: Mapping[str, str]) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
+    session.stream = True  # a body is read by us, up to a limit
     session.max_redirects = 0
     adapter = HTTPAdapter(max_retries=0, pool_maxsize=1)
     session.mount("https://", adapter)
@@ -161,9 +172,7 @@ def _session(host: str, env: Mapping[str, str]) -> requests.Session:
     bundle = next((env[name] for name in _BUNDLES if env.get(name)), None)
     if bundle is not None:
         if not os.access(bundle, os.R_OK):
-            raise ConfigurationError(
-                f"the CA bundle {bundle} can't be read: mend or unset {_bundle_name(env)}"
-            )
+            raise ConfigurationError(f"the CA bundle {bundle} can't be read: mend or unset {_bundle_name(env)}")
         session.verify = bundle
     if not requests.utils.should_bypass_proxies(host, no_proxy=env.get("no_proxy") or env.get("NO_PROXY")):
         for scheme, names in _PROXIES.items():

@@ -6,6 +6,7 @@ only by `settle`: killed anywhere, this leaves it there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Protocol
@@ -23,6 +24,10 @@ __all__ = ["Drain"]
 _TICK_S = 0.05
 # A server that asks for more patience than this is asked again by the next run.
 _LONGEST_WAIT_S = 60.0
+# The server may take 20 s, and a read 30: an answer that trickles in for longer is none.
+_LONGEST_ANSWER_S = 45.0
+# So many rejected single events, and not one accepted: it is not the events.
+_MOST_REJECTED = 50
 
 
 class Sends(Protocol):
@@ -65,6 +70,8 @@ class Drain:
                 if verdict.action is Action.ACKNOWLEDGE:
                     self._unsettled += batch
                 elif verdict.action is Action.SPLIT:
+                    if self._rejects_everything(batch):
+                        return Result.REFUSED, f"PostHog rejects every event: {verdict.reason}", None
                     self._split(batch, verdict.reason)
                 else:
                     result = Result.UNREACHABLE if verdict.action is Action.RETRY else Result.REFUSED
@@ -93,7 +100,7 @@ class Drain:
             if answer is None:
                 return None
             verdict = judge(answer, datetime.now(UTC))
-            if verdict.action is not Action.RETRY or retry >= self._context.options.max_retries:
+            if verdict.action is not Action.RETRY or answer.stuck or retry >= self._context.options.max_retries:
                 return verdict
             wait_s = in_run_wait_s(retry, verdict.retry_after_s, self._context.rng)
             if wait_s > min(_LONGEST_WAIT_S, self._context.time_left_s()):
@@ -103,10 +110,13 @@ class Drain:
         return None
 
     def _wait(self, reply: Waits) -> Answer | None:
+        deadline = time.monotonic() + _LONGEST_ANSWER_S
         while not self._context.stop.is_set() and self._context.time_left_s() > 0:
             answer = reply.wait(_TICK_S)
             if answer is not None:
                 return answer
+            if time.monotonic() > deadline:
+                return Answer(error="the host answers too slowly", stuck=True)
         return reply.wait(0)
 
     def _must_stop(self) -> bool:
@@ -126,6 +136,15 @@ class Drain:
             self._halves += [batch[middle:], batch[:middle]]
         else:
             self._context.report.rejected += self._queue.settle([], [(batch[0], reason)])
+
+    def _rejects_everything(self, batch: list[Stored]) -> bool:
+        """Tell a destination that rejects whatever comes from one event that is malformed.
+
+        Without this, an address that answers 405 to everything would turn a backlog into dead letters.
+        """
+        report = self._context.report
+        accepted = report.delivered + len(self._unsettled)
+        return len(batch) == 1 and accepted == 0 and report.rejected >= _MOST_REJECTED
 
     def _settle(self) -> None:
         """Take out what was acknowledged, in one transaction."""

@@ -45,8 +45,7 @@ def render_status(status: Status) -> None:
         ),
         (
             "losses",
-            ", ".join(f"{count:,} {escape(cause)}" for cause, count in sorted(account.losses.items()))
-            or "none",
+            ", ".join(f"{count:,} {escape(cause)}" for cause, count in sorted(account.losses.items())) or "none",
         ),
         (
             "destination",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -51,7 +52,7 @@ class Status:
             "reason": self.flush.reason or None,
             "failures": self.flush.failures,
             "next_attempt": moment(self.flush.next_attempt),
-            "accounting": self.account.as_json(),
+            "accounting": None if self.problem else self.account.as_json(),
             "losses": self.account.losses,
             "destination": self.destination,
             "problem": self.problem,
@@ -109,8 +110,9 @@ def _count(folder: os.PathLike[str]) -> int:
 
 
 def _bytes(folder: os.PathLike[str]) -> int:
-    return sum(
-        os.lstat(os.path.join(parent, name)).st_size
-        for parent, _folders, names in os.walk(folder)
-        for name in names
-    )
+    total = 0
+    for parent, _folders, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # gone since it was listed: the spool is in use
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total

@@ -10,11 +10,13 @@ from flusher import backoff, state
 from flusher.absorb import absorb
 from flusher.context import Context, Result, RunReport
 from flusher.losses import report_losses
-from spool.destination import Destination, resolve
-from spool.errors import LockBusyError
+from spool.destination import Destination, host_limits, resolve
+from spool.errors import ConfigurationError, LockBusyError, SpoolError
+from spool.files import private_folder
+from spool.identity import consent
 from spool.lock import FileLock
 from spool.queue import Queue
-from spool.settings import Limits
+from spool.wipe import wipe_once
 
 __all__ = ["run"]
 
@@ -25,33 +27,40 @@ WAIT_S = 5.0
 def run(context: Context) -> RunReport:
     """Do one pass. At most one flusher works at a time; a second one leaves at once, as does one that is off.
 
-    Raises ConfigurationError for a destination that can't be used, UnavailableError where the queue can't
-    be had: in both nothing is lost.
+    What keeps it from its work is in the report, as a result with a reason; nothing is lost by it.
     """
     report = context.report
     try:
         _run(context)
+    except ConfigurationError as error:
+        report.result, report.reason = Result.MISCONFIGURED, str(error)
+    except (SpoolError, OSError) as error:
+        report.result, report.reason = Result.FAILED, f"{error}; nothing is lost"
     finally:
         report.seconds = round(time.monotonic() - context.started, 3)
-        context.stop.set()
     return report
 
 
 def _run(context: Context) -> None:
-    report = context.report
-    identity = context.identity
-    if not identity.enabled:
-        report.result, report.reason = Result.OFF, identity.decided_by
+    report, paths = context.report, context.paths
+    now = consent(context.app, paths, context.env)
+    if not now.identity.enabled:
+        if now.identity.decided_by == "telemetry.json":
+            wipe_once(paths, now.signature)
+        report.result, report.reason = Result.OFF, now.identity.decided_by
         return
-    if not context.paths.spool.exists():
+    if not paths.spool.exists():
         return
-    lock = FileLock(context.paths.flush_lock)
+    private_folder(paths.spool)
+    lock = FileLock(paths.flush_lock)
     try:
         lock.acquire(0.0)
     except LockBusyError:
         report.result = Result.BUSY
         return
-    queue = Queue(context.paths, Limits(), wait_s=WAIT_S)
+    # Only a capture enforces the limits of count and bytes; a flusher must not drop what it came to deliver.
+    limits = replace(host_limits(paths), max_events=2**53, max_bytes=2**53)
+    queue = Queue(paths, limits, wait_s=WAIT_S)
     try:
         _pass(context, queue)
         report.remaining = queue.account().pending
@@ -65,15 +74,13 @@ def _pass(context: Context, queue: Queue) -> None:
     report = context.report
     if not queue.account().balanced:
         queue.rebuild("the account does not add up")
-    report.absorbed = absorb(context.paths, queue)
+    report.absorbed = absorb(context.paths, queue, context.identity.install_id)
     report.expired = queue.expire()
     report_losses(queue, context.identity, context.clock())
     if queue.account().pending == 0:
         return
     before = state.load(context.paths)
-    destination = resolve(
-        context.app, context.paths, context.env, host=context.options.host, key=context.options.key
-    )
+    destination = resolve(context.app, context.paths, context.env, host=context.options.host, key=context.options.key)
     if destination.project_key is None:
         report.result = Result.NO_KEY
         report.reason = "no project key: run the host CLI once, or give --key; the events are kept"
@@ -81,6 +88,9 @@ def _pass(context: Context, queue: Queue) -> None:
     if not context.options.force and not backoff.is_due(before.waiting, context.clock()):
         report.result, report.reason = Result.BACKING_OFF, before.reason
         report.next_attempt = _moment(before.next_attempt)
+        return
+    if context.options.dry_run:
+        report.result, report.reason = Result.NOTHING, "dry run: nothing was sent"
         return
     _deliver(context, queue, destination, before)
 
@@ -94,10 +104,18 @@ def _deliver(context: Context, queue: Queue, destination: Destination, before: s
     drain = Drain(context, queue, courier)
     try:
         report.result, report.reason, retry_after_s = drain.run()
+        if report.result in (Result.DELIVERED, Result.REJECTED):
+            _check_emptied(context, queue)
     finally:
         courier.close()
         report.requests = courier.requests
     _remember(context, before, retry_after_s)
+
+
+def _check_emptied(context: Context, queue: Queue) -> None:
+    """See that what a drain left behind can be read: pages that don't read would end it early, in silence."""
+    if queue.account().pending and next(queue.gather(), None) is None and context.options.max_events is None:
+        queue.rebuild("the drain ended before the queue was empty")
 
 
 def _remember(context: Context, before: state.FlushState, retry_after_s: float | None) -> None:
@@ -110,7 +128,7 @@ def _remember(context: Context, before: state.FlushState, retry_after_s: float |
             failures, now, context.rng, retry_after_s=retry_after_s, slow=report.result is Result.REFUSED
         )
         after = replace(after, failures=failures, next_attempt=waiting.until, delay_s=waiting.delay_s)
-    elif report.requests:
+    elif report.delivered or report.rejected:
         after = replace(after, last_success=now, failures=0, next_attempt=None, delay_s=0.0)
     report.next_attempt = _moment(after.next_attempt)
     state.store(context.paths, after)

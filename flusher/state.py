@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +11,9 @@ from spool.files import private_folder, read_bounded, write_atomic
 from spool.paths import Paths
 
 __all__ = ["FlushState", "load", "store"]
+
+
+_LATEST = 4e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,13 @@ def load(paths: Paths) -> FlushState:
             next_attempt=_number(fields.get("next_attempt")),
             delay_s=_number(fields.get("delay_s")) or 0.0,
         )
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return FlushState()
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    """Take a number that can be a moment or a wait: from 1970 to the year 2096."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < _LATEST else None
 
 
 def store(paths: Paths, state: FlushState) -> None:

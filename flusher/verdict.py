@@ -32,6 +32,8 @@ class Answer(NamedTuple):
     redirected: bool = False
     error: str = ""
     unusable: bool = False  # the request can't even be made here: certificates, proxy settings
+    stuck: bool = False  # the request is still under way: no other can follow it
+    faulty: bool = False  # an event of the batch can't be written as a request
 
 
 class Verdict(NamedTuple):
@@ -60,6 +62,8 @@ def judge(answer: Answer, now: datetime) -> Verdict:
     status = answer.status
     if status is None:
         reason = answer.error or "no answer"
+        if answer.faulty:
+            return Verdict(Action.SPLIT, reason)
         return Verdict(Action.STOP if answer.unusable else Action.RETRY, reason)
     if answer.redirected or 300 <= status < 400:  # noqa: PLR2004 - the classes of HTTP statuses
         return Verdict(
@@ -85,7 +89,10 @@ def _is_posthog(body: str) -> bool:
         fields = json.loads(body)
     except (ValueError, RecursionError):
         return False
-    return isinstance(fields, dict) and (fields.get("status") == "Ok" or fields.get("status") == 1)
+    if not isinstance(fields, dict):
+        return False
+    status = fields.get("status")
+    return status == "Ok" or (type(status) is int and status == 1)
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
@@ -97,7 +104,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(header)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)

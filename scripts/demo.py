@@ -122,9 +122,7 @@ def show_arrivals(events: list[dict[str, Any]], at_once: set[str]) -> None:
         way = "at once" if event["uuid"] in at_once else "late"
         if "spool_recovered" in properties:
             way = "after a kill"
-        table.add_row(
-            str(properties["spool_sequence"]), event["event"], str(properties.get("outcome", "")), way
-        )
+        table.add_row(str(properties["spool_sequence"]), event["event"], str(properties.get("outcome", "")), way)
     console.print(table)
 
 

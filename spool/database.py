@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 import time
 import weakref
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from spool.disk import DATABASE, open_store, salvage_rows, set_power, translated
 from spool.errors import LockBusyError, QueueDamagedError, SpoolError, UnavailableError
-from spool.files import private_folder, sync_folder
+from spool.files import private_folder, sync_folder, write_new
 from spool.interrupts import signals_held
 from spool.ledger import Ledger
 from spool.lock import FileLock
@@ -55,20 +56,24 @@ class Database:
         self._turn = threading.Lock()
         self._owner: int | None = None
         self._store: Any = None
+        self._barred = False
         self._opened: os.stat_result | None = None
         self._pid = os.getpid()
 
     # -- turns ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def exclusive(self, wait_s: float) -> Iterator[None]:
+    def exclusive(self, wait_s: float) -> Iterator[float]:
         """Be the only thread of the only process at the queue, or raise LockBusyError after `wait_s`.
 
-        Signals wait meanwhile. A re-entry from a signal handler or a destructor is refused at once: the
-        append that it interrupted could not go on.
+        Gives the deadline (of `time.monotonic`) for whatever else has to be waited for. Signals wait
+        meanwhile. A re-entry from a signal handler or a destructor is refused at once: the append that it
+        interrupted could not go on.
         """
         if self._pid != os.getpid():
             self._leave_to_parent()
+        if self._barred:
+            raise UnavailableError("this process was forked while the queue was open")
         if self._owner == threading.get_ident():
             raise LockBusyError("an append of this thread is under way")
         deadline = time.monotonic() + wait_s
@@ -78,15 +83,18 @@ class Database:
             try:
                 self._owner = threading.get_ident()
                 self._take_lock(max(0.0, deadline - time.monotonic()))
-                try:
-                    yield
-                finally:
-                    if threading.current_thread() is not threading.main_thread() and self._store is not None:
-                        self._store.close()
-                    self.lock.release()
+                yield deadline
             finally:
-                self._owner = None
-                self._turn.release()
+                self._leave()
+
+    def _leave(self) -> None:
+        try:
+            if threading.current_thread() is not threading.main_thread() and self._store is not None:
+                self._store.close()
+            self.lock.release()
+        finally:
+            self._owner = None
+            self._turn.release()
 
     def _take_lock(self, wait_s: float) -> None:
         with translated():
@@ -118,8 +126,12 @@ class Database:
         self._turn.release()
 
     def _leave_to_parent(self) -> None:
+        barred = self._barred or self._store is not None
         _inherited.append(self._store)
         self._reset()
+        # SQLite believes that it holds the parent's locks: with a connection of this process the parent
+        # could not tell that the log is in use. Such a child goes aside, for its whole life.
+        self._barred = barred
 
     # -- work -------------------------------------------------------------------------------------------
 
@@ -129,16 +141,16 @@ class Database:
         A damaged queue moves to quarantine, and the operation runs once more on what was salvaged. Raises
         UnavailableError (nothing was done, or it can't be told: do it again) and what `operation` raises.
         """
-        with self.exclusive(wait_s):
+        with self.exclusive(wait_s) as deadline:
             try:
-                return self._transact(operation, wait_s)
+                return self._transact(operation, deadline)
             except QueueDamagedError as damage:
                 self._rebuild(str(damage))
-                return self._transact(operation, wait_s)
+                return self._transact(operation, deadline)
 
-    def _transact(self, operation: Callable[[Transaction], T], wait_s: float) -> T:
+    def _transact(self, operation: Callable[[Transaction], T], deadline: float) -> T:
         for _attempt in range(2):
-            store = self._ready(wait_s)
+            store = self._ready(deadline)
             try:
                 with translated(), store.transact():
                     transaction = Transaction(store)
@@ -157,30 +169,53 @@ class Database:
 
         A damaged queue is rebuilt, as in `write`.
         """
-        with self.exclusive(wait_s):
-            for attempt in range(2):
-                store = self._ready(wait_s)
-                try:
-                    with translated():
-                        return operation(store)
-                except QueueDamagedError as damage:
-                    self.discard()
-                    if attempt:
-                        raise
-                    self._rebuild(str(damage))
-                except BaseException:
-                    self.discard()
-                    raise
-        raise UnavailableError("the queue's folder vanishes while it is read")
+        with self.exclusive(wait_s) as deadline:
+            try:
+                return self._look(operation, deadline)
+            except QueueDamagedError as damage:
+                self._rebuild(str(damage))
+                return self._look(operation, deadline)
+
+    def _look(self, operation: Callable[[Any], T], deadline: float) -> T:
+        store = self._ready(deadline)
+        try:
+            with translated():
+                return operation(store)
+        except BaseException:
+            self.discard()
+            raise
 
     def rebuild(self, reason: str, wait_s: float) -> None:
         """Move the queue to quarantine and go on with what reads: for damage found while reading rows."""
         with self.exclusive(wait_s):
             self._rebuild(reason)
 
+    def wipe(self, cause: str, wait_s: float) -> int:
+        """Replace the queue by one that holds the counters only; give how many events went with the old.
+
+        SQLite leaves deleted text in free pages; a new file does not.
+        """
+
+        def counters(store: Any) -> tuple[int, Ledger, int]:
+            ledger = Ledger.decode(store.get("ledger"))
+            return int(store.get("sequence")), ledger, Transaction(store).pending + ledger.dead
+
+        with self.exclusive(wait_s) as deadline:
+            sequence, ledger, gone = self._look(counters, deadline)
+            self.discard()
+            ledger.lose(cause, gone)
+            ledger.dead = ledger.dead_bytes = 0
+            with translated():
+                self._stage({"sequence": sequence, "ledger": ledger.encode()})
+                doomed = self.paths.spool / f"queue.wiped-{os.urandom(4).hex()}"
+                os.rename(self.paths.queue, doomed)
+                os.rename(self._staged, self.paths.queue)
+                shutil.rmtree(doomed, ignore_errors=True)
+            return gone
+
     def exists(self) -> bool:
-        """Whether there is a queue, without creating one."""
-        return (self.paths.queue / DATABASE).exists()
+        """Whether there is a queue, or one that a killed process left unfinished; creates none."""
+        return self.paths.queue.exists() or self._staged.exists()
 
     def close(self, wait_s: float) -> None:
         """Close the connection under the lock; without the lock, the end of the process does."""
@@ -188,6 +223,10 @@ class Database:
             return
         with suppress(SpoolError), self.exclusive(wait_s):  # a close that can't be had costs nothing
             self.discard()
+
+    def __del__(self) -> None:
+        if getattr(self, "_store", None) is not None and not sys.is_finalizing():
+            self.close(_FORK_WAIT_S)
 
     def discard(self) -> None:
         """Drop the connection, in whatever state it is: SQLite rolls back what was not committed."""
@@ -205,20 +244,22 @@ class Database:
             return False
         return self._opened is not None and os.path.samestat(named, self._opened)
 
-    def _ready(self, wait_s: float) -> Any:
+    def _ready(self, deadline: float) -> Any:
         """Give the open store; called under the lock."""
         if self._store is not None and not self._is_current():
             self.discard()
         if self._store is None:
+            # Some patience is left for SQLite itself, however long the lock took.
+            timeout_s = max(deadline - time.monotonic(), 0.01)
             with translated():
                 private_folder(self.paths.spool)
                 if not self.paths.queue.exists():
-                    self._create(wait_s)
+                    self._create(timeout_s)
                 private_folder(self.paths.queue)
                 refuse_links(self.paths.queue)
-            self._store = open_store(
-                self.paths.queue, create=False, durability=self.durability, timeout_s=max(wait_s, 0.05)
-            )
+                if not (self.paths.queue / DATABASE).exists():
+                    self._rebuild("the queue's file is gone")
+            self._store = open_store(self.paths.queue, create=False, durability=self.durability, timeout_s=timeout_s)
             self._opened = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
         elif self.durability == "power":
             with translated():
@@ -229,7 +270,7 @@ class Database:
     def _staged(self) -> Path:
         return self.paths.spool / "queue.new"
 
-    def _create(self, wait_s: float) -> None:
+    def _create(self, timeout_s: float) -> None:
         """Bring the first queue into being, whole or not at all: built beside, then renamed.
 
         A queue that a killed process left beside is adopted if it was finished: it may hold what that
@@ -237,22 +278,19 @@ class Database:
         """
         if self._staged.exists():
             with suppress(SpoolError):  # not finished, so nothing is in it that isn't elsewhere
-                store = open_store(self._staged, create=False, durability="process", timeout_s=wait_s)
-                finished = store.get("format") is not None
-                store.close()
-                if finished:
-                    os.rename(self._staged, self.paths.queue)
-                    return
-        self._stage({}, wait_s)
+                open_store(self._staged, create=False, durability="process", timeout_s=timeout_s).close()
+                os.rename(self._staged, self.paths.queue)
+                return
+        self._stage({})
         os.rename(self._staged, self.paths.queue)
         if self.durability == "power":
             sync_folder(self.paths.spool)
 
-    def _stage(self, rows: Rows, wait_s: float) -> None:
+    def _stage(self, rows: Rows) -> None:
         """Build a queue with `rows` in `queue.new`; its `format` row is committed with the last of them."""
         shutil.rmtree(self._staged, ignore_errors=True)
         private_folder(self._staged)
-        store = open_store(self._staged, create=True, durability=self.durability, timeout_s=max(wait_s, 0.05))
+        store = open_store(self._staged, create=True, durability=self.durability, timeout_s=1.0)
         try:
             with translated(), store.transact():
                 for key, value in {**META, **rows}.items():
@@ -271,11 +309,11 @@ class Database:
         with translated():
             private_folder(self.paths.quarantine)
             rows = salvaged(Rows(salvage_rows(self.paths.queue / DATABASE)))
-            self._stage(rows, 0.05)
+            self._stage(rows)
             name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
             os.rename(self.paths.queue, self.paths.quarantine / name)
             os.rename(self._staged, self.paths.queue)
-            (self.paths.quarantine / f"{name}.reason").write_text(reason + "\n")
+            write_new(self.paths.quarantine / f"{name}.reason", f"{reason}\n".encode())
 
 
 def salvaged(rows: Rows) -> Rows:
@@ -286,9 +324,7 @@ def salvaged(rows: Rows) -> Rows:
     """
     from spool.transaction import is_dead_key, is_sound  # noqa: PLC0415 - only after damage
 
-    events: Rows = {
-        key: value for key, value in rows.items() if isinstance(key, int) and key > 0 and is_sound(value)
-    }
+    events: Rows = {key: value for key, value in rows.items() if isinstance(key, int) and key > 0 and is_sound(value)}
     dead: Rows = {key: value for key, value in rows.items() if is_dead_key(key) and is_sound(value)}
     try:
         ledger = Ledger.decode(rows.get("ledger"))
@@ -336,6 +372,4 @@ def _after_fork_in_parent() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_kept_out.clear
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_kept_out.clear)

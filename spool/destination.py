@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from spool.errors import ConfigurationError, SpoolError
 from spool.files import private_folder, read_bounded, write_atomic
 from spool.paths import Paths
-from spool.settings import DEFAULT_HOST, env_prefix
+from spool.settings import DEFAULT_HOST, Limits, env_prefix
 
-__all__ = ["Destination", "check_host", "check_key", "leave", "resolve"]
+__all__ = ["Destination", "check_host", "check_key", "host_limits", "leave", "resolve"]
 
 
 _MEND = "delete it, and run the host CLI once"
@@ -25,24 +26,33 @@ class Destination(NamedTuple):
     project_key: str | None
 
 
-def leave(paths: Paths, fields: Mapping[str, str | None]) -> None:
+def leave(paths: Paths, fields: Mapping[str, str | None], limits: Limits) -> None:
     """Write `destination.json` if it says something else. A key of None leaves a known one alone.
 
-    A machine that refuses is no matter for the host: `ktx-flush` will say what it misses.
+    The limits stand there too: the flusher expires by the host's. A machine that refuses is no matter for
+    the host: `ktx-flush` will say what it misses.
     """
-    if fields["project_key"] is None:
-        return
-    data = json.dumps(dict(fields), indent=2).encode() + b"\n"
     try:
-        if read_bounded(paths.destination) == data:
-            return
-    except OSError:
-        pass  # not there yet, or not readable: written anew
+        before = json.loads(read_bounded(paths.destination))
+    except (OSError, ValueError, RecursionError):
+        before = None  # not there yet, or not readable: written anew
+    key = fields["project_key"] or (before.get("project_key") if isinstance(before, dict) else None)
+    after = {**fields, "project_key": key, "limits": asdict(limits)}
+    if before == after:
+        return
     try:
         private_folder(paths.spool)
-        write_atomic(paths.destination, data)
+        write_atomic(paths.destination, json.dumps(after, indent=2).encode() + b"\n")
     except (OSError, SpoolError):
         return  # the flusher names what it misses; the host has nothing to do with it
+
+
+def host_limits(paths: Paths) -> Limits:
+    """Give the limits that the host left; the defaults where there are none that hold."""
+    try:
+        return Limits(**json.loads(read_bounded(paths.destination))["limits"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return Limits()
 
 
 def resolve(
@@ -69,7 +79,7 @@ def _read(paths: Paths) -> dict[str, str | None]:
         parts = {name: fields.get(name) for name in ("host", "project_key")}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigurationError(f"{paths.destination} doesn't read ({error}): {_MEND}") from error
     if not all(part is None or isinstance(part, str) for part in parts.values()):
         raise ConfigurationError(f"{paths.destination} is not what the host CLI writes: {_MEND}")
@@ -84,9 +94,7 @@ def check_host(host: str) -> None:
     except ValueError as error:
         raise ConfigurationError(f"the host {host!r} is no address: {error}") from error
     if parts.scheme not in ("http", "https") or not name:
-        raise ConfigurationError(
-            f"the host {host!r} has no scheme: write https://{host.rsplit('://', maxsplit=1)[-1]}"
-        )
+        raise ConfigurationError(f"the host {host!r} has no scheme: write https://{host.rsplit('://', maxsplit=1)[-1]}")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError("the host is an address only, without user, query or fragment")
     if parts.scheme == "http" and name not in ("localhost", "127.0.0.1", "::1"):
@@ -96,8 +104,6 @@ def check_host(host: str) -> None:
 def check_key(key: str) -> None:
     """Raise ConfigurationError for a key that is personal, or none."""
     if key.startswith("phx_"):
-        raise ConfigurationError(
-            "the key is a personal one (phx_): give the project's own (phc_), it can only capture"
-        )
+        raise ConfigurationError("the key is a personal one (phx_): give the project's own (phc_), it can only capture")
     if not key.strip() or any(character.isspace() or not character.isprintable() for character in key):
         raise ConfigurationError("the project key is empty or has a space in it")

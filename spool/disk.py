@@ -19,6 +19,7 @@ from typing import Any
 import diskcache
 
 from spool.errors import DiskFullError, QueueDamagedError, SpoolError, UnavailableError
+from spool.record import FORMAT
 from spool.settings import Durability
 
 __all__ = ["DATABASE", "TextDisk", "open_store", "salvage_rows", "translated"]
@@ -150,11 +151,14 @@ def _probe(database: Path, timeout_s: float) -> sqlite3.Connection:
         connection.execute("BEGIN IMMEDIATE")
         schema = set(connection.execute("SELECT type, name FROM sqlite_master"))
         settings = dict(connection.execute("SELECT key, value FROM Settings"))
+        form = connection.execute("SELECT value FROM Cache WHERE key = 'format'").fetchall()
         connection.execute("ROLLBACK")
         if schema != _SCHEMA:
             raise QueueDamagedError("the queue's tables are not ours")
         if {key: value for key, value in settings.items() if key not in _METADATA} != SETTINGS:
             raise QueueDamagedError("the queue's settings are not ours")
+        if form != [(FORMAT,)]:
+            raise QueueDamagedError("the queue has another format, or was never finished")
     except BaseException:
         connection.close()
         raise
@@ -205,9 +209,7 @@ def salvage_rows(database: Path) -> Iterator[tuple[int | str, int | str]]:
     """
     seen: set[int] = set()
     try:
-        connection = sqlite3.connect(
-            f"{database.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None
-        )
+        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     except sqlite3.Error:
         return
     try:
@@ -217,9 +219,7 @@ def salvage_rows(database: Path) -> Iterator[tuple[int | str, int | str]]:
         connection.close()
 
 
-def _readable(
-    connection: sqlite3.Connection, order: str, seen: set[int]
-) -> Iterator[tuple[int | str, int | str]]:
+def _readable(connection: sqlite3.Connection, order: str, seen: set[int]) -> Iterator[tuple[int | str, int | str]]:
     # `order` is one of two literals of ours.
     select = f"SELECT rowid, key, raw, mode, filename, value FROM Cache ORDER BY rowid {order}"  # noqa: S608
     try:

@@ -67,6 +67,12 @@ class DiskFullError(UnavailableError):
     cause = "disk_full"
 
 
+class OptedOutError(SpoolError):
+    """Consent changed between the question and the append. Nothing was written; the receipt says so."""
+
+    cause = "opted_out"
+
+
 class ConfigurationError(SpoolError):
     """What the operator gave can't be used: key, host, option. Events are kept; exit code 2."""
 

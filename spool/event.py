@@ -23,6 +23,8 @@ __all__ = ["Event", "build", "check_stored", "rfc3339"]
 # PostHog drops what is longer.
 MAX_DISTINCT_ID = 200
 MAX_EVENT_NAME = 200
+# Deeper than any event, and far from where the parsers on the way give up.
+_MAX_DEPTH = 100
 
 
 class Event(NamedTuple):
@@ -48,15 +50,13 @@ def build(  # noqa: PLR0913 - the parts of an event, by name
     event, EventTooLargeError over `max_bytes`.
     """
     if not isinstance(event, str) or not event.strip() or len(event) > MAX_EVENT_NAME:
-        raise InvalidEventError(
-            f"an event's name is a text of 1 to {MAX_EVENT_NAME} characters, not {event!r:.80}"
-        )
+        raise InvalidEventError(f"an event's name is a text of 1 to {MAX_EVENT_NAME} characters, not {event!r:.80}")
     if not isinstance(distinct_id, str) or not distinct_id or len(distinct_id) > MAX_DISTINCT_ID:
         raise InvalidEventError(f"{event}: distinct_id is a text of 1 to {MAX_DISTINCT_ID} characters")
     if properties is not None and not isinstance(properties, Mapping):
         raise InvalidEventError(f"{event}: properties are a mapping, not {type(properties).__name__}")
     identifier = _uuid(event, uuid)
-    message = {
+    message: dict[str, Any] = {
         "uuid": identifier,
         "event": event,
         "distinct_id": distinct_id,
@@ -69,11 +69,19 @@ def build(  # noqa: PLR0913 - the parts of an event, by name
     return Event(identifier, text)
 
 
-def envelope(groups: Mapping[str, str] | None, *, geoip_disable: bool) -> dict[str, Any]:
-    """Give the properties that the spool adds to every event, beside the host's own common fields."""
+def envelope(groups: Mapping[str, str] | None, *, geoip_disable: bool, person_profiles: bool = True) -> dict[str, Any]:
+    """Give the properties that the spool adds to every event, beside the host's own common fields.
+
+    Raises InvalidEventError for groups that are no mapping of texts. A group without an id is left out.
+    """
     fields: dict[str, Any] = {"$lib": "ktx-spool", "$lib_version": VERSION}
-    if groups:
-        fields["$groups"] = dict(groups)
+    if groups is not None and not isinstance(groups, Mapping):
+        raise InvalidEventError(f"groups are a mapping, not {type(groups).__name__}")
+    named = {kind: name for kind, name in (groups or {}).items() if name}
+    if named:
+        fields["$groups"] = named
+    elif not person_profiles:  # PostHog keeps groups only with person profiles
+        fields["$process_person_profile"] = False
     fields["$geoip_disable"] = geoip_disable
     # A retry near midnight must not move the timestamp: the server deduplicates by its day.
     fields["$ignore_sent_at"] = True
@@ -107,7 +115,7 @@ def _encode(event: str, message: Mapping[str, Any]) -> str:
     try:
         try:
             text = json.dumps(message, allow_nan=False, separators=(",", ":"))
-            plain = "\\ud" not in text
+            plain = "\\ud" not in text and text.count("{") + text.count("[") <= _MAX_DEPTH
         except (TypeError, ValueError):
             plain = False
         if not plain:  # rare: something in it needs a second look
@@ -119,8 +127,8 @@ def _encode(event: str, message: Mapping[str, Any]) -> str:
 
 
 def _clean(value: Any, depth: int = 0) -> Any:
-    if depth > 100:  # noqa: PLR2004 - deeper than any event, and far from Python's own limit
-        raise ValueError("nested deeper than 100 levels, or within itself")
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"nested deeper than {_MAX_DEPTH} levels, or within itself")
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -66,15 +67,20 @@ def open_own(path: Path | str, flags: int) -> int:
     return descriptor
 
 
-def read_bounded(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
-    """Give the whole of a small file. Raises OSError, also for what is no plain file or over `limit`."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    with os.fdopen(descriptor, "rb") as file:
+def read_bounded(path: Path, limit: int = MAX_FILE_BYTES, *, follow: bool = True) -> bytes:
+    """Give the whole of a small file. Raises OSError, with EFBIG over `limit` and EISDIR for no plain file."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags if follow else flags | _NOFOLLOW)
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is no plain file")
-        data = file.read(limit + 1)
+            raise OSError(errno.EISDIR, "no plain file")
+        data = b""
+        while len(data) <= limit and (part := os.read(descriptor, limit + 1 - len(data))):
+            data += part
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
-        raise OSError(f"{path} is larger than {limit} bytes")
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes")
     return data
 
 

@@ -14,20 +14,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spool.consent import File, Home, decide
-from spool.files import read_bounded, write_new
+from spool.consent import File, Home, decide, opted_out_by
+from spool.files import read_bounded, write_atomic, write_new
 from spool.paths import Paths
 
-__all__ = ["NOTICE_VERSION", "Consent", "Identity", "Stored", "consent", "inspect", "mint", "read_stored"]
+__all__ = [
+    "NOTICE_VERSION",
+    "Consent",
+    "Identity",
+    "Signature",
+    "Stored",
+    "Watch",
+    "consent",
+    "decide_for_all",
+    "inspect",
+    "mint",
+    "read_stored",
+    "signature",
+]
 
 NOTICE_VERSION = 1
 _REQUIRED = {"installId", "enabled", "createdAt"}
 _OPTIONAL = {"noticeShownAt", "noticeShownVersion"}
 # What ktx's reader takes for a UUID: RFC 9562, versions 1 to 8, the usual variant.
-_UUID = re.compile(
-    r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}"
-)
+_UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}")
 _MAX_BYTES = 64 * 1024
+# SQLite opens no path over 512 bytes, and the queue lies some 40 below the home.
+_MAX_HOME_BYTES = 440
+
+
+Signature = tuple[int, int, int]
 
 
 class Identity(NamedTuple):
@@ -46,10 +62,11 @@ class Stored(NamedTuple):
 
 
 class Consent(NamedTuple):
-    """The identity, and whether the environment or the file said no."""
+    """The identity as it stands, what the file says, and the file's signature (None where there is none)."""
 
     identity: Identity
     file: File
+    signature: Signature | None
 
 
 def parse(data: bytes) -> Stored:
@@ -97,7 +114,7 @@ def inspect(home: Path | None) -> Home:
 
     Root in somebody else's home (sudo) would leave files there that the owner can't write.
     """
-    if home is None:
+    if home is None or len(os.fsencode(home)) > _MAX_HOME_BYTES:
         return Home.UNUSABLE
     try:
         status, found = _nearest(home)
@@ -124,17 +141,61 @@ def _nearest(path: Path) -> tuple[os.stat_result, Path]:
             path = path.parent
 
 
+def signature(paths: Paths) -> Signature | None:
+    """Tell one state of `telemetry.json` from another, in one system call; None where it can't be looked at."""
+    try:
+        status = os.stat(paths.identity)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
 def consent(app: str, paths: Paths | None, env: Mapping[str, str]) -> Consent:
     """Say who this install is and whether it may be counted now. Reads, and never writes."""
     home = inspect(paths.home if paths else None)
-    stored = Stored(File.ABSENT)
+    stored, seen = Stored(File.ABSENT), None
     if paths is not None and home is Home.USABLE:
+        seen = signature(paths)  # before the reading: a change in between shows as another signature
         stored = read_stored(paths.identity)
     decision = decide(app, env, home, stored.file)
-    return Consent(Identity(stored.install_id, decision.enabled, decision.decided_by), stored.file)
+    return Consent(Identity(stored.install_id, decision.enabled, decision.decided_by), stored.file, seen)
 
 
-def draft(enabled: bool, install_id: str, now: datetime) -> bytes:  # noqa: FBT001 - the file's own field
+class Watch:
+    """Consent for a process that asks often: the file is read again only when it has changed."""
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+        self._home: Path | None = None
+        self._last: Consent | None = None
+
+    def consent(self, paths: Paths | None, env: Mapping[str, str]) -> Consent:
+        """Give what `consent` gives, from memory while file and home are the same."""
+        last = self._last
+        if last is not None and paths is not None and paths.home == self._home:
+            unchanged = last.signature is not None and last.signature == signature(paths)
+            if unchanged and opted_out_by(self._app, env) is None and last.identity.install_id is not None:
+                return last
+        self._home = paths.home if paths else None
+        self._last = consent(self._app, paths, env)
+        if self._last.identity.decided_by not in ("telemetry.json", "first run"):
+            return self._forget()
+        return self._last
+
+    def _forget(self) -> Consent:
+        """Remember nothing that something other than the file decided: it may change without the file."""
+        last, self._last = self._last, None
+        assert last is not None  # noqa: S101 - set by the caller, one line above
+        return last
+
+
+def draft(
+    install_id: str,
+    now: datetime,
+    *,
+    enabled: bool = True,
+    created_at: str | None = None,
+) -> bytes:
     """Write the file's five keys, as ktx does."""
     moment = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     fields = {
@@ -142,21 +203,19 @@ def draft(enabled: bool, install_id: str, now: datetime) -> bytes:  # noqa: FBT0
         "enabled": enabled,
         "noticeShownAt": moment,
         "noticeShownVersion": NOTICE_VERSION,
-        "createdAt": moment,
+        "createdAt": created_at or moment,
     }
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 
-def mint(paths: Paths) -> bool:
-    """Make this install's identity, enabled, unless there is one. True for exactly one of many at once.
+def mint(paths: Paths, install_id: str) -> bool:
+    """Make `install_id` this install's identity, enabled, unless there is one. True for one of many at once.
 
     The file appears whole, 0600. Raises OSError where the home can't be written.
     """
-    from uuid import uuid4  # noqa: PLC0415 - once in the life of an install
-
     os.makedirs(paths.home, 0o700, exist_ok=True)
     beside = paths.home / f".telemetry.json.{os.getpid()}.{os.urandom(4).hex()}"
-    write_new(beside, draft(enabled=True, install_id=str(uuid4()), now=datetime.now(UTC)))
+    write_new(beside, draft(install_id, datetime.now(UTC)))
     try:
         os.link(beside, paths.identity)
     except FileExistsError:
@@ -164,3 +223,23 @@ def mint(paths: Paths) -> bool:
     finally:
         os.unlink(beside)
     return True
+
+
+def decide_for_all(paths: Paths, *, enabled: bool) -> None:
+    """Write a person's decision into `telemetry.json`; what the file says of the install stays as it is.
+
+    A file that doesn't read is replaced: this is how it is mended. Raises OSError.
+    """
+    try:
+        fields = json.loads(read_bounded(paths.identity, _MAX_BYTES))
+        kept = fields if isinstance(fields, dict) and _is_ktx_shape(fields) else {}
+    except (OSError, ValueError, RecursionError):
+        kept = {}
+    if kept:
+        data = (json.dumps({**kept, "enabled": enabled}, indent=2) + "\n").encode()
+    else:
+        from uuid import uuid4  # noqa: PLC0415 - once in the life of an install
+
+        data = draft(str(uuid4()), datetime.now(UTC), enabled=enabled)
+    os.makedirs(paths.home, 0o700, exist_ok=True)
+    write_atomic(paths.identity, data)

@@ -11,9 +11,7 @@ from types import FrameType
 __all__ = ["signals_held"]
 
 # Those that people and supervisors send to end a command, and the one that raises from timers.
-_HELD = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP") if hasattr(signal, name)
-]
+_HELD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP") if hasattr(signal, name)]
 
 
 _held = False
@@ -44,8 +42,10 @@ def _hold() -> Iterator[None]:
     if threading.active_count() > 1 or not hasattr(signal, "pthread_sigmask"):
         yield from _with_notes()
     else:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        # The mask is read first: the call that sets it may run a handler that raises, after it has set it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -77,7 +77,10 @@ def resolve_home(app: str, home: Path | str | None, env: Mapping[str, str]) -> P
     """
     chosen = home if home is not None else env.get(env_prefix(app) + "HOME") or None
     if chosen is not None:
-        return Path(os.path.abspath(chosen)) if str(chosen).strip() and "\0" not in str(chosen) else None
+        try:
+            return Path(os.path.abspath(chosen)) if str(chosen).strip() and "\0" not in str(chosen) else None
+        except OSError:  # relative, in a working folder that was deleted
+            return None
     base = env.get("HOME") if os.name == "posix" else os.path.expanduser("~")
     if not base:
         base = _account_home()

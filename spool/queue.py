@@ -48,10 +48,15 @@ class Queue:
     def _write(self, operation: Callable[[Transaction], T]) -> T:
         return self._database.write(operation, self.wait_s)
 
-    def append(self, text: str) -> int:
-        """Add one event; give its sequence number. Over a limit the oldest pending event goes, counted."""
+    def append(self, text: str, guard: Callable[[], None] | None = None) -> int:
+        """Add one event; give its sequence number. Over a limit the oldest pending event goes, counted.
+
+        `guard` is called under the lock before anything is written; what it raises is raised.
+        """
 
         def operation(transaction: Transaction) -> int:
+            if guard is not None:
+                guard()
             number = transaction.append(text, self._clock())
             transaction.keep_within(self.limits)
             return number
@@ -101,6 +106,15 @@ class Queue:
             transaction.absorbed = sorted(notes)
 
         self._write(operation)
+
+    def wipe(self, cause: str = "opted_out") -> int:
+        """Delete every event that waits or is dead, without a trace in free pages; the counters stay.
+
+        Gives how many went. They are counted under `cause`.
+        """
+        if not self._database.exists():
+            return 0
+        return self._database.wipe(cause, self.wait_s)
 
     def rebuild(self, reason: str) -> None:
         """Move the queue to quarantine and go on with what reads: for one whose account does not add up."""

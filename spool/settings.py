@@ -11,6 +11,9 @@ __all__ = ["DEFAULT_HOST", "VERSION", "Durability", "FlushMode", "Limits", "env_
 VERSION = "0.1.0"
 DEFAULT_HOST = "https://us.i.posthog.com"
 
+# PostHog takes no larger event, and an aside file is refused at twice that.
+_MOST = {"max_event_bytes": 1_000_000}
+
 Durability = Literal["process", "power"]
 FlushMode = Literal["auto", "never"]
 
@@ -33,9 +36,9 @@ class Limits:
         """Refuse limits that no queue can keep: ValueError names the field."""
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "lock_wait_s" else 1
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-                raise ValueError(f"Limits.{field.name} must be a number of at least {least}, not {value!r}")
+            least, most = (0, 60) if field.name == "lock_wait_s" else (1, _MOST.get(field.name, 2**53))
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                raise ValueError(f"Limits.{field.name} is a number from {least} to {most}, not {value!r}")
 
 
 def env_prefix(app: str) -> str:

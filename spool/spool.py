@@ -1,8 +1,14 @@
-"""One home's spool as a host sees it: the queue where that can be had, and a tally of what was lost."""
+"""One home's spool as a host sees it: the queue, the side door, and a tally of what was lost."""
 
 from __future__ import annotations
 
-from spool.errors import SpoolError, UnavailableError
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+from spool import aside
+from spool.errors import OptedOutError, SpoolError, UnavailableError
+from spool.event import Event
 from spool.mounts import is_network
 from spool.paths import Paths
 from spool.queue import Queue
@@ -11,21 +17,58 @@ from spool.tally import Tally
 
 __all__ = ["Spool"]
 
+# Listing a folder of 10,000 files takes some 5 ms: not at every capture that goes aside.
+_LOOK_EVERY = 64
+
 
 class Spool:
-    """What a Telemetry appends to. On a network file system the queue is the flusher's alone."""
+    """What a Telemetry puts events into. On a network file system the queue is the flusher's alone."""
 
     def __init__(self, paths: Paths, limits: Limits, durability: Durability) -> None:
         self.paths = paths
         self.tally = Tally(paths)
+        self._limits = limits
+        self._durability: Durability = durability
         self._queue = Queue(paths, limits, durability)
+        self._put = 0
         self._network = is_network(paths.spool)
 
-    def append(self, text: str) -> None:
-        """Put an event into the queue; UnavailableError where it has to go aside."""
-        if self._network:
-            raise UnavailableError("the home is on a network file system")
-        self._queue.append(text)
+    def put(self, event: Event, guard: Callable[[], None]) -> str | None:
+        """Put an event on disk: None when it is in the queue, the reason when it had to go aside.
+
+        `guard` is called at the last moment before the event is written. Raises OptedOutError from it, and
+        SpoolError where not even a file aside could be written: the loss is noted.
+        """
+        self.tally.retry()
+        try:
+            if self._network:
+                raise UnavailableError("the home is on a network file system")
+            self._queue.append(event.text, guard)
+        except OptedOutError:
+            raise
+        except Exception as refusal:  # noqa: BLE001 - whatever keeps it from the queue, aside is next
+            guard()
+            self._put_aside(event, refusal)
+            return str(refusal)
+        return None
+
+    def _put_aside(self, event: Event, refusal: Exception) -> None:
+        try:
+            aside.put(self.paths, event.uuid, event.text, self._durability)
+        except SpoolError as second:
+            self.tally.add(second.cause)
+            raise UnavailableError(f"{refusal}; {second}") from second
+        self._put += 1
+        if self._put % _LOOK_EVERY == 1:
+            self._keep_within()
+
+    def _keep_within(self) -> None:
+        """Drop the oldest files aside over the limit, each counted: where no flusher can ever absorb them."""
+        waiting = aside.files(self.paths)
+        for oldest in waiting[: max(0, len(waiting) - self._limits.max_events)]:
+            with suppress(OSError):  # absorbed, or not to be had: then it is not lost either
+                os.unlink(oldest)
+                self.tally.add("over_count")
 
     def count_lost(self, cause: str) -> None:
         """Count one event that was captured and lost: in the ledger, or in a note for the flusher."""

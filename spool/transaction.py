@@ -25,6 +25,8 @@ META: dict[int | str, int | str] = {
 }
 # Enough to see what is wrong with them; a fault that makes more of them makes them all alike.
 DEAD_LIMIT = 1_000
+# Some 5 ms of a capture's time.
+MOST_DROPS = 100
 _DEAD = "dead:"
 
 
@@ -99,11 +101,17 @@ class Transaction:
         return number
 
     def keep_within(self, limits: Limits) -> None:
-        """Drop the oldest pending events until the limits hold, each counted. The newest one stays."""
+        """Drop the oldest pending events until the limits hold, each counted. The newest one stays.
+
+        At most `MOST_DROPS` at once, for somebody waits: limits that have become narrower hold after some
+        appends.
+        """
         rows = int(self._store.reset("count")) - len(META)
         if rows > limits.max_events:
-            self._drop_oldest(rows - self.ledger.dead - limits.max_events, "over_count")
-        while int(self._store.reset("size")) > limits.max_bytes and self.pending > 1:
+            self._drop_oldest(min(rows - self.ledger.dead - limits.max_events, MOST_DROPS), "over_count")
+        for _ in range(MOST_DROPS):
+            if int(self._store.reset("size")) <= limits.max_bytes or self.pending <= 1:
+                break
             self._drop_oldest(1, "over_bytes")
 
     def _drop_oldest(self, count: int, cause: str) -> None:
@@ -124,9 +132,7 @@ class Transaction:
         """How many events wait, by the rows."""
         return int(self._store.reset("count")) - len(META) - self.ledger.dead
 
-    def settle(
-        self, acknowledged: Iterable[Stored], rejected: Iterable[tuple[Stored, str]], now: float
-    ) -> int:
+    def settle(self, acknowledged: Iterable[Stored], rejected: Iterable[tuple[Stored, str]], now: float) -> int:
         """Take acknowledged events out and move rejected ones to the dead letters. Gives how many left.
 
         Only what still holds the value that was sent is touched: somebody may have purged it meanwhile.
@@ -166,9 +172,7 @@ class Transaction:
     # -- dead letters -----------------------------------------------------------------------------------
 
     def _bury(self, stored: Stored, reason: str, now: float) -> None:
-        letter = json.dumps(
-            {"reason": reason, "died_at": now, "stored_at": stored.stored_at, "event": stored.text}
-        )
+        letter = json.dumps({"reason": reason, "died_at": now, "stored_at": stored.stored_at, "event": stored.text})
         row = encode(now, letter)
         self._store.add(_dead_key(stored.number), row)
         self.ledger.dead += 1

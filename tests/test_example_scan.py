@@ -30,9 +30,7 @@ def make(path: Path, script: str) -> Path:
 
 def inferred(folder: Path, column: str, target: str, values: str) -> int:
     """Count the inferred keys of a table with this one column, beside the table that `target` makes."""
-    return scan(
-        make(folder / "a.db", f"{target}; CREATE TABLE source ({column}); {values}")
-    ).inferred_fk_count
+    return scan(make(folder / "a.db", f"{target}; CREATE TABLE source ({column}); {values}")).inferred_fk_count
 
 
 def refusal(path: Path) -> tuple[Fault, str]:

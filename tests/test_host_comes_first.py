@@ -50,7 +50,7 @@ def test_a_held_lock_delays_a_capture_no_longer_than_lock_wait_s(home: Path) -> 
     assert (receipt.state, bool(receipt)) == ("aside", True)
     assert 0.1 <= waited_s < 2.0
     telemetry.close()
-    assert status(home)["aside"] == 1
+    assert status(home)["aside"] == 2
 
 
 def test_stdout_is_never_touched(home: Path) -> None:

@@ -30,9 +30,7 @@ def session() -> Iterator[requests.Session]:
 
 def sdk(session: requests.Session, server: LocalPostHog, *events: Any) -> requests.Response:
     """Send with the function that posthog-python sends with."""
-    return posthog.request.batch_post(
-        "phc_x", server.url, gzip=True, timeout=5, session=session, batch=list(events)
-    )
+    return posthog.request.batch_post("phc_x", server.url, gzip=True, timeout=5, session=session, batch=list(events))
 
 
 # What it takes
@@ -48,9 +46,7 @@ def test_the_real_sdk_is_answered_as_by_posthog(server: LocalPostHog, session: r
     assert server.duplicates() == []
 
 
-def test_a_plain_body_and_both_spellings_of_the_path_are_taken(
-    server: LocalPostHog, session: requests.Session
-) -> None:
+def test_a_plain_body_and_both_spellings_of_the_path_are_taken(server: LocalPostHog, session: requests.Session) -> None:
     """JSON need not be compressed, /batch is /batch/, and other paths are 404."""
     assert session.post(f"{server.url}/batch", data=body(event()), timeout=5).status_code == 200
     assert session.post(f"{server.url}/elsewhere", data=body(event()), timeout=5).status_code == 404
@@ -123,9 +119,7 @@ def test_many_threads_lose_nothing(server: LocalPostHog) -> None:
     ],
     ids=lambda data: repr(data[:30]),
 )
-def test_a_body_that_holds_no_batch_is_400(
-    server: LocalPostHog, session: requests.Session, data: bytes
-) -> None:
+def test_a_body_that_holds_no_batch_is_400(server: LocalPostHog, session: requests.Session, data: bytes) -> None:
     """What cannot be unpacked or holds no events is refused."""
     assert send(session, server, data).status_code == 400
     assert server.accepted == []
@@ -210,9 +204,7 @@ def test_an_event_above_a_megabyte_is_413(server: LocalPostHog, session: request
     assert len(server.accepted) == 1
 
 
-def test_a_rejected_uuid_poisons_its_batch_and_no_other(
-    server: LocalPostHog, session: requests.Session
-) -> None:
+def test_a_rejected_uuid_poisons_its_batch_and_no_other(server: LocalPostHog, session: requests.Session) -> None:
     """It stays rejected after `behave`."""
     poison, good = event(), event()
     server.reject(poison["uuid"], 422)
@@ -225,9 +217,7 @@ def test_a_rejected_uuid_poisons_its_batch_and_no_other(
 # Deduplication
 
 
-def test_copies_are_counted_and_kept_apart_from_events(
-    server: LocalPostHog, session: requests.Session
-) -> None:
+def test_copies_are_counted_and_kept_apart_from_events(server: LocalPostHog, session: requests.Session) -> None:
     """A second copy with the same four is a duplicate; it replaces the first, as in PostHog."""
     first, other = event(), event()
     second = {**first, "properties": {"a": 2}, "uuid": first["uuid"].upper()}
@@ -243,9 +233,7 @@ def test_copies_are_counted_and_kept_apart_from_events(
     [{"event": "e2"}, {"distinct_id": "d2"}, {"uuid": "0" * 32}, {"timestamp": "2026-03-03T23:59:59Z"}],
     ids=str,
 )
-def test_a_difference_in_any_of_the_four_makes_another_event(
-    session: requests.Session, change: dict[str, Any]
-) -> None:
+def test_a_difference_in_any_of_the_four_makes_another_event(session: requests.Session, change: dict[str, Any]) -> None:
     """Day, event, distinct_id and uuid decide."""
     with LocalPostHog(clock=lambda: NOON) as server:
         sent = event(timestamp="2026-03-04T00:00:00Z")
@@ -270,9 +258,7 @@ def test_a_difference_in_any_of_the_four_makes_another_event(
         ("0001-01-01T00:00:00+05:00", None, "2026-03-04"),  # no such time in UTC
     ],
 )
-def test_the_day_is_that_of_the_shifted_timestamp(
-    timestamp: str | None, sent_at: str | None, day: str
-) -> None:
+def test_the_day_is_that_of_the_shifted_timestamp(timestamp: str | None, sent_at: str | None, day: str) -> None:
     """`timestamp` moves by `sent_at - now`; what cannot be read is now."""
     assert local_posthog.stored_at(event(timestamp=timestamp), sent_at, NOON).date().isoformat() == day
 

@@ -25,9 +25,7 @@ from tests.support.processes import (
 KILLS = 60
 
 
-def test_a_writer_killed_at_random_moments_loses_nothing_acknowledged(
-    home: Path, server: LocalPostHog
-) -> None:
+def test_a_writer_killed_at_random_moments_loses_nothing_acknowledged(home: Path, server: LocalPostHog) -> None:
     """Sixty writers are killed while they capture; every acknowledged event arrives, exactly once."""
     rng = random.Random(20261123)
     promised: list[str] = []
@@ -70,9 +68,7 @@ def test_a_flusher_killed_between_answer_and_settling_sends_the_same_event_again
     """The server stored the batch, the flusher dies before it knows: both copies are equal."""
     run_python(WRITE_TEN, home, server.url)
     server.misbehave(accept_then_hang(30))
-    with start_python(
-        "from flusher.cli import main; main()", "--home", home, "run", env=environment()
-    ) as flusher:
+    with start_python("from flusher.cli import main; main()", "--home", home, "run", env=environment()) as flusher:
         _wait_until(lambda: len(server.accepted) > 0)
         flusher.kill()
         flusher.communicate()
@@ -142,9 +138,7 @@ def test_sixteen_writers_at_once_miss_nothing(home: Path, server: LocalPostHog) 
     flush_json(home)
     events = server.events()
     assert set(promised) <= {event["uuid"] for event in events}
-    assert sorted(event["properties"]["spool_sequence"] for event in events) == list(
-        range(1, len(events) + 1)
-    )
+    assert sorted(event["properties"]["spool_sequence"] for event in events) == list(range(1, len(events) + 1))
 
 
 WRITE_TEN = """
@@ -176,9 +170,7 @@ def test_a_stopped_flusher_process_is_no_obstacle_after_its_death(home: Path, se
     """At most one flusher delivers; a killed one blocks nobody."""
     run_python(WRITE_TEN, home, server.url)
     server.misbehave(accept_then_hang(30))
-    with start_python(
-        "from flusher.cli import main; main()", "--home", home, "run", env=environment()
-    ) as first:
+    with start_python("from flusher.cli import main; main()", "--home", home, "run", env=environment()) as first:
         _wait_until(lambda: len(server.accepted) > 0)
         second = flush_json(home)
         assert (second["exit_code"], second["result"], second["requests"]) == (

@@ -150,9 +150,7 @@ assert rung == 200, rung
     )
 
 
-def test_an_exception_at_any_line_of_the_transaction_leaves_the_queue_usable(
-    home: Path, server: LocalPostHog
-) -> None:
+def test_an_exception_at_any_line_of_the_transaction_leaves_the_queue_usable(home: Path, server: LocalPostHog) -> None:
     """A KeyboardInterrupt is raised at every line that a capture runs below the queue; the next one works."""
     receipts = play(
         home,
@@ -209,16 +207,10 @@ gc.set_threshold(700)
     assert len(receipts) >= 100
 
 
-@pytest.mark.parametrize(
-    "end", ["sys.exit(3)", "raise SystemExit(3)", "os._exit(3)", "os.close(0); sys.exit(3)"]
-)
-def test_the_end_of_the_interpreter_keeps_what_was_acknowledged(
-    end: str, home: Path, server: LocalPostHog
-) -> None:
+@pytest.mark.parametrize("end", ["sys.exit(3)", "raise SystemExit(3)", "os._exit(3)", "os.close(0); sys.exit(3)"])
+def test_the_end_of_the_interpreter_keeps_what_was_acknowledged(end: str, home: Path, server: LocalPostHog) -> None:
     """With and without exit handlers, and with a capture in one of them."""
-    done = run_python(
-        HEAD + f"import atexit; atexit.register(put, 'at exit'); put('last')\n{end}", home, server.url
-    )
+    done = run_python(HEAD + f"import atexit; atexit.register(put, 'at exit'); put('last')\n{end}", home, server.url)
     assert done.returncode == 3
     promised = {line.split()[0] for line in done.stdout.splitlines()}
     assert len(promised) == (1 if "_exit" in end else 2)
@@ -226,9 +218,7 @@ def test_the_end_of_the_interpreter_keeps_what_was_acknowledged(
     assert promised <= {event["uuid"] for event in server.events()}
 
 
-def test_a_process_stopped_inside_its_append_delays_nobody_beyond_the_limit(
-    home: Path, server: LocalPostHog
-) -> None:
+def test_a_process_stopped_inside_its_append_delays_nobody_beyond_the_limit(home: Path, server: LocalPostHog) -> None:
     """SIGSTOP at any point of an append: others go aside in time, also when they open the queue."""
     play(
         home,

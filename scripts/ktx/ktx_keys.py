@@ -49,10 +49,7 @@ def count_inferred(database: sqlite3.Connection, shape: Shape, shapes: Sequence[
     """
     undeclared = [column for column in shape.columns if column.name not in shape.declared_from]
     return sum(
-        any(
-            _holds(database, (shape.name, column.name), target)
-            for target in _candidates(shape, column, shapes)
-        )
+        any(_holds(database, (shape.name, column.name), target) for target in _candidates(shape, column, shapes))
         for column in undeclared
     )
 

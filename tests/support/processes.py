@@ -93,9 +93,7 @@ def status(home: Path) -> dict[str, Any]:
     """Give `status --json`, after checking that its account adds up."""
     report = flush_json(home, "status")
     account = report["accounting"]
-    assert (
-        account["captured"] == account["delivered"] + account["pending"] + account["dead"] + account["lost"]
-    )
+    assert account["captured"] == account["delivered"] + account["pending"] + account["dead"] + account["lost"]
     assert account["lost"] == sum(report["losses"].values())
     return report
 

@@ -1,0 +1,52 @@
+"""Opting out deletes everything that waits: pending and dead events, aside files, spans, quarantine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from spool.errors import SpoolError
+from spool.files import write_atomic
+from spool.identity import Signature
+from spool.paths import Paths
+
+__all__ = ["wipe", "wipe_once"]
+
+
+def wipe(paths: Paths) -> int:
+    """Delete what waits; give how many events the queue held. The counters stay, so that the account adds up.
+
+    Raises SpoolError where the queue can't be had: then it is deleted whole, counters and all.
+    """
+    from spool.queue import Queue  # noqa: PLC0415 - diskcache, only when there is something to delete
+
+    if not os.path.isdir(paths.spool):
+        return 0
+    queue = Queue(paths, wait_s=1.0)
+    try:
+        gone = queue.wipe()
+    finally:
+        queue.close()
+        for folder in (paths.aside, paths.spans, paths.quarantine):
+            shutil.rmtree(folder, ignore_errors=True)
+        for entry in os.scandir(paths.spool):
+            if entry.name.startswith("queue.wiped-"):  # an earlier wipe that was killed
+                shutil.rmtree(entry.path, ignore_errors=True)
+    return gone
+
+
+def wipe_once(paths: Paths, decided: Signature | None) -> None:
+    """Delete what waits, once for each decision: what an opt-out costs the runs after it is one small read.
+
+    `decided` is the signature of the `telemetry.json` that says no. What can't be deleted now is deleted
+    at the next run.
+    """
+    mark = paths.spool / "wiped"
+    said = repr(decided).encode()
+    try:
+        if not os.path.isdir(paths.spool) or (mark.exists() and mark.read_bytes() == said):
+            return
+        wipe(paths)
+        write_atomic(mark, said)
+    except (OSError, SpoolError):
+        return  # not now: the next run of host or flusher tries again
