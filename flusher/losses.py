@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
-from spool.event import build, envelope
+from spool.event import compose, envelope, freeze
 from spool.host_facts import host_facts
 from spool.identity import Identity
 from spool.queue import Queue
@@ -18,14 +18,14 @@ def report_losses(queue: Queue, identity: Identity, now: float) -> bool:
     """Append a `spool_loss` event with the counts by cause, if anything was lost since the last one."""
 
     def loss_event(losses: dict[str, int]) -> str:
-        return build(
+        message = compose(
             "spool_loss",
             {"lostCount": sum(losses.values()), "lostByCause": losses},
             {**host_facts(VERSION, os.environ), **envelope(None, geoip_disable=True)},
             distinct_id=identity.install_id or "unknown",
             timestamp=datetime.fromtimestamp(now, UTC),
             uuid=None,
-            max_bytes=Limits().max_event_bytes,
-        ).text
+        )
+        return freeze(message, Limits().max_event_bytes).text
 
     return queue.report_losses(loss_event)

@@ -16,6 +16,7 @@ from spool.files import private_folder
 from spool.identity import consent
 from spool.lock import FileLock
 from spool.queue import Queue
+from spool.span import recover
 from spool.wipe import wipe_once
 
 __all__ = ["run"]
@@ -75,6 +76,7 @@ def _pass(context: Context, queue: Queue) -> None:
     if not queue.account().balanced:
         queue.rebuild("the account does not add up")
     report.absorbed = absorb(context.paths, queue, context.identity.install_id)
+    report.recovered_spans = recover(context.paths, queue)
     report.expired = queue.expire()
     report_losses(queue, context.identity, context.clock())
     if queue.account().pending == 0:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from spool.errors import EventTooLargeError, InvalidEventError
 from spool.settings import VERSION
 
-__all__ = ["Event", "build", "check_stored", "rfc3339"]
+__all__ = ["Event", "check_stored", "compose", "encode_message", "envelope", "freeze", "normalise", "rfc3339"]
 
 # PostHog drops what is longer.
 MAX_DISTINCT_ID = 200
@@ -34,7 +34,7 @@ class Event(NamedTuple):
     text: str
 
 
-def build(  # noqa: PLR0913 - the parts of an event, by name
+def compose(  # noqa: PLR0913 - the parts of an event, by name
     event: str,
     properties: Mapping[str, Any] | None,
     envelope: Mapping[str, Any],
@@ -42,12 +42,10 @@ def build(  # noqa: PLR0913 - the parts of an event, by name
     distinct_id: str,
     timestamp: datetime | None,
     uuid: str | uuids.UUID | None,
-    max_bytes: int,
-) -> Event:
-    """Freeze an event. What the envelope says beats a property of the same name.
+) -> dict[str, Any]:
+    """Put an event together. What the envelope says beats a property of the same name.
 
-    NaN and the infinities become null, lone surrogates U+FFFD. Raises InvalidEventError for what is no
-    event, EventTooLargeError over `max_bytes`.
+    Raises InvalidEventError for what is no event.
     """
     if not isinstance(event, str) or not event.strip() or len(event) > MAX_EVENT_NAME:
         raise InvalidEventError(f"an event's name is a text of 1 to {MAX_EVENT_NAME} characters, not {event!r:.80}")
@@ -55,18 +53,25 @@ def build(  # noqa: PLR0913 - the parts of an event, by name
         raise InvalidEventError(f"{event}: distinct_id is a text of 1 to {MAX_DISTINCT_ID} characters")
     if properties is not None and not isinstance(properties, Mapping):
         raise InvalidEventError(f"{event}: properties are a mapping, not {type(properties).__name__}")
-    identifier = _uuid(event, uuid)
-    message: dict[str, Any] = {
-        "uuid": identifier,
+    return {
+        "uuid": _uuid(event, uuid),
         "event": event,
         "distinct_id": distinct_id,
         "timestamp": rfc3339(datetime.now(UTC) if timestamp is None else _moment(event, timestamp)),
         "properties": {**(properties or {}), **envelope},
     }
-    text = _encode(event, message)
+
+
+def freeze(message: Mapping[str, Any], max_bytes: int) -> Event:
+    """Freeze an event: its text, from now on.
+
+    NaN and the infinities become null, lone surrogates U+FFFD. Raises InvalidEventError for what is no
+    JSON, EventTooLargeError over `max_bytes`.
+    """
+    text = encode_message(message)
     if len(text) > max_bytes:
-        raise EventTooLargeError(f"{event}: {len(text)} bytes, and {max_bytes} are the limit")
-    return Event(identifier, text)
+        raise EventTooLargeError(f"{message['event']}: {len(text)} bytes, and {max_bytes} are the limit")
+    return Event(message["uuid"], text)
 
 
 def envelope(groups: Mapping[str, str] | None, *, geoip_disable: bool, person_profiles: bool = True) -> dict[str, Any]:
@@ -111,7 +116,8 @@ def _uuid(event: str, given: str | uuids.UUID | None) -> str:
         raise InvalidEventError(f"{event}: {str(given)[:60]!r} is no UUID") from error
 
 
-def _encode(event: str, message: Mapping[str, Any]) -> str:
+def encode_message(message: Mapping[str, Any]) -> str:
+    """Write an event as ASCII JSON; InvalidEventError if it is none."""
     try:
         try:
             text = json.dumps(message, allow_nan=False, separators=(",", ":"))
@@ -121,7 +127,7 @@ def _encode(event: str, message: Mapping[str, Any]) -> str:
         if not plain:  # rare: something in it needs a second look
             text = json.dumps(_clean(message), allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEventError(f"{event}: its properties are no JSON: {error}") from error
+        raise InvalidEventError(f"{message['event']}: its properties are no JSON: {error}") from error
     else:
         return text
 

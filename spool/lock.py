@@ -30,11 +30,13 @@ class FileLock:
 
     The file is created 0600 and never deleted: a deleted lock file would give two holders. Should somebody
     else delete it, the next `acquire` notices and locks the new file. A dead process holds nothing. Not
-    re-entrant and not for several threads at once: its owner sees to that.
+    re-entrant and not for several threads at once: its owner sees to that. Without `create` a file that is
+    not there raises FileNotFoundError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = True) -> None:
         self.path = path
+        self._flags = os.O_RDWR | (os.O_CREAT if create else 0)
         self._descriptor: int | None = None
         _live.add(self)
 
@@ -55,7 +57,7 @@ class FileLock:
 
     def _try(self) -> bool:
         if self._descriptor is None:
-            self._descriptor = open_own(self.path, os.O_RDWR | os.O_CREAT)
+            self._descriptor = open_own(self.path, self._flags)
         try:
             if not lock_descriptor(self._descriptor, blocking=False):
                 return False

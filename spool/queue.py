@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from spool.aside import SUFFIX
 from spool.database import Database
 from spool.disk import translated
 from spool.errors import QueueDamagedError
 from spool.ledger import Account
 from spool.paths import Paths
 from spool.settings import Durability, Limits
+from spool.span import file_of
 from spool.tally import Note
 from spool.transaction import DeadLetter, Stored, Transaction, account, dead_letters, pending_events
 
@@ -43,25 +46,36 @@ class Queue:
         self.limits = limits or Limits()
         self.wait_s = self.limits.lock_wait_s if wait_s is None else wait_s
         self._clock = clock
+        self._paths = paths
         self._database = Database(paths, durability)
 
     def _write(self, operation: Callable[[Transaction], T]) -> T:
         return self._database.write(operation, self.wait_s)
 
-    def append(self, text: str, guard: Callable[[], None] | None = None) -> int:
+    def append(self, text: str, guard: Callable[[], None] | None = None, closes: str | None = None) -> int:
         """Add one event; give its sequence number. Over a limit the oldest pending event goes, counted.
 
-        `guard` is called under the lock before anything is written; what it raises is raised.
+        `guard` is called under the lock before anything is written; what it raises is raised. `closes` is
+        the uuid of a command whose event this is: 0 where that is in the queue already.
         """
 
         def operation(transaction: Transaction) -> int:
             if guard is not None:
                 guard()
+            if closes is not None and not transaction.close_span(closes, self._has_span):
+                return 0
             number = transaction.append(text, self._clock())
             transaction.keep_within(self.limits)
             return number
 
         return self._write(operation)
+
+    def close_span(self, uuid: str, text: str) -> bool:
+        """Add the event of a command that was killed, once. False if its own event is in the queue already."""
+        return self.append(text, closes=uuid) != 0
+
+    def _has_span(self, uuid: str) -> bool:
+        return os.path.exists(file_of(self._paths, uuid))
 
     def append_all(self, texts: Iterable[str]) -> int:
         """Add several events in one transaction: all of them or none. Gives how many."""
@@ -85,15 +99,22 @@ class Queue:
 
         def operation(transaction: Transaction) -> int:
             known = set(transaction.absorbed)
-            fresh = [text for name, text in files.items() if name not in known]
-            for text in fresh:
-                transaction.append(text, self._clock())
+            for name, text in files.items():
+                if name not in known:
+                    transaction.append(text, self._clock())
+                    self._close_by_name(transaction, name)
             transaction.ledger.lose("invalid", len(set(no_events) - known), entered=False)
             transaction.absorbed = sorted([*files, *no_events])
             transaction.keep_within(self.limits)
-            return len(fresh)
+            return len(files.keys() - known)
 
         return self._write(operation)
+
+    def _close_by_name(self, transaction: Transaction, name: str) -> None:
+        """Close the span of a command whose event went aside: the file is named by its uuid."""
+        uuid = name.removesuffix(SUFFIX)[-36:]
+        if self._has_span(uuid):
+            transaction.close_span(uuid, self._has_span)
 
     def absorb_losses(self, notes: dict[str, Note]) -> None:
         """Count the losses of notes, by name, each once, as `absorb` does."""

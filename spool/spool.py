@@ -13,6 +13,7 @@ from spool.mounts import is_network
 from spool.paths import Paths
 from spool.queue import Queue
 from spool.settings import Durability, Limits
+from spool.span import recover
 from spool.tally import Tally
 
 __all__ = ["Spool"]
@@ -33,7 +34,7 @@ class Spool:
         self._put = 0
         self._network = is_network(paths.spool)
 
-    def put(self, event: Event, guard: Callable[[], None]) -> str | None:
+    def put(self, event: Event, guard: Callable[[], None], closes: str | None = None) -> str | None:
         """Put an event on disk: None when it is in the queue, the reason when it had to go aside.
 
         `guard` is called at the last moment before the event is written. Raises OptedOutError from it, and
@@ -43,7 +44,7 @@ class Spool:
         try:
             if self._network:
                 raise UnavailableError("the home is on a network file system")
-            self._queue.append(event.text, guard)
+            self._queue.append(event.text, guard, closes)
         except OptedOutError:
             raise
         except Exception as refusal:  # noqa: BLE001 - whatever keeps it from the queue, aside is next
@@ -69,6 +70,12 @@ class Spool:
             with suppress(OSError):  # absorbed, or not to be had: then it is not lost either
                 os.unlink(oldest)
                 self.tally.add("over_count")
+
+    def recover(self) -> None:
+        """Turn the spans of dead processes into their events, as a flusher would; not at any price."""
+        if not self._network:
+            with suppress(OSError, SpoolError):  # the next run of host or flusher tries again
+                recover(self.paths, self._queue)
 
     def count_lost(self, cause: str) -> None:
         """Count one event that was captured and lost: in the ledger, or in a note for the flusher."""

@@ -4,39 +4,25 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from spool.consent import File, is_set, opted_out_by
-from spool.errors import InvalidEventError, OptedOutError, SpoolError
-from spool.identity import Consent, Identity, Watch, consent, signature
-from spool.paths import Paths, resolve_home
-from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits, env_prefix
-from spool.wipe import wipe_once
+from spool.errors import InvalidEventError
+from spool.identity import Identity
+from spool.paths import Paths
+from spool.recorder import Options, Receipt, Recorder
+from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from spool.event import Event
-    from spool.spool import Spool
+    from spool.command import CommandSpan
 
-__all__ = ["Receipt", "Telemetry"]
-
-
-class Receipt(NamedTuple):
-    """What became of a capture. True exactly when the event is on disk."""
-
-    state: Literal["queued", "aside", "debug", "disabled", "lost"]
-    uuid: str | None = None
-    reason: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.state in ("queued", "aside")
+__all__ = ["Telemetry"]
 
 
 class Telemetry:
@@ -66,39 +52,42 @@ class Telemetry:
         geoip_disable: bool = True,
         person_profiles: bool = True,
     ) -> None:
-        self._prefix = env_prefix(app)
         if project_key is not None and project_key.startswith("phx_"):
             raise ValueError("project_key is a personal key (phx_): use the project's own (phc_), it can only capture")
         if durability not in ("process", "power") or flush not in ("auto", "never"):
             raise ValueError('durability is "process" or "power", flush is "auto" or "never"')
-        self.app = app
-        self.version = version
-        self.limits = limits or Limits()
-        self._destination = {"host": host, "project_key": project_key}
-        self._home = home
         self._catalogue = catalogue
-        self._durability: Durability = durability
         self._flush_mode: FlushMode = flush
-        self._privacy = {"geoip_disable": geoip_disable, "person_profiles": person_profiles}
-        self._watch = Watch(app)
-        self._signals_held: Any = None
-        self._loading: int | None = None
-        self._missed = 0
-        self._spools: dict[Path, Spool] = {}
-        self._common: dict[str, Any] | None = None
+        # The command that is under way in this process, if one is.
+        self.span: CommandSpan | None = None
+        self.recorder = Recorder(
+            Options(
+                app=app,
+                version=version,
+                destination={"host": host, "project_key": project_key},
+                home=home,
+                limits=limits or Limits(),
+                durability=durability,
+                privacy={"geoip_disable": geoip_disable, "person_profiles": person_profiles},
+            )
+        )
+        self.recorder.on_event = self._touch
+        atexit.register(_close, weakref.ref(self))
 
-    # -- identity ---------------------------------------------------------------------------------------
+    @property
+    def app(self) -> str:
+        """The name that home and variables follow from."""
+        return self.recorder.options.app
 
     @property
     def paths(self) -> Paths | None:
         """The files of this host's home, or None where no home can be named."""
-        home = resolve_home(self.app, self._home, os.environ)
-        return Paths(home) if home is not None else None
+        return self.recorder.paths
 
     @property
     def identity(self) -> Identity:
         """Who this install is, whether it is counted now, and by which rule. Reads the file each time."""
-        return consent(self.app, self.paths, os.environ).identity
+        return self.recorder.identity
 
     def project_id(self, project_dir: Path | str) -> str:
         """Give the id of a project of this install: 64 hexadecimal digits that name neither.
@@ -108,35 +97,12 @@ class Telemetry:
         """
         from hashlib import sha256  # noqa: PLC0415 - OpenSSL, some milliseconds, for hosts with projects
 
-        identity = self._admit(self.paths).identity
-        if identity.install_id is None:
+        if self.recorder.silenced_by() is None and self.recorder.load():
+            self.recorder.admit(self.paths)
+        install_id = self.identity.install_id
+        if install_id is None:
             return ""
-        return sha256(f"{identity.install_id}:{os.path.realpath(project_dir)}".encode()).hexdigest()
-
-    def _admit(self, paths: Paths | None) -> Consent:
-        """Give the consent to capture under; the first run mints an identity, an opt-out deletes what waits."""
-        now = self._watch.consent(paths, os.environ)
-        if paths is None:
-            return now
-        if now.file is File.DISABLED and now.identity.decided_by == "telemetry.json":
-            wipe_once(paths, now.signature)
-        if not now.identity.enabled or now.identity.install_id is not None:
-            return now
-        from spool.first_run import first_run  # noqa: PLC0415 - once in the life of an install
-
-        try:
-            minted = first_run(paths, self._first_event)
-        except (OSError, SpoolError):
-            return now._replace(identity=Identity(None, enabled=False, decided_by="home not usable"))
-        if minted:
-            self._say(_notice(self.app, self._prefix), dim=True)
-        return self._watch.consent(paths, os.environ)
-
-    def _first_event(self, install_id: str) -> str:
-        identity = Identity(install_id, enabled=True, decided_by="first run")
-        return self._build(identity, "install_first_run", None, uuid=install_id).text
-
-    # -- capture ----------------------------------------------------------------------------------------
+        return sha256(f"{install_id}:{os.path.realpath(project_dir)}".encode()).hexdigest()
 
     def capture(  # noqa: PLR0913 - after posthog-python's capture
         self,
@@ -154,143 +120,72 @@ class Telemetry:
         never touches stdout or the network. A programming mistake is counted as lost and said in the
         receipt; with `<APP>_TELEMETRY_STRICT=1` it raises InvalidEventError.
         """
-        variable = opted_out_by(self.app, os.environ)
-        if variable is not None and not self._debug:
+        recorder = self.recorder
+        variable = recorder.silenced_by()
+        if variable is not None:
             return Receipt("disabled", reason=variable)
-        if not self._load():
-            self._missed += 1
-            return Receipt("lost", reason="a signal handler captured while the first capture was loading")
-        with self._signals_held():  # what a handler of the host raises is the host's, and comes out after this
-            options = {"distinct_id": distinct_id, "groups": groups, "timestamp": timestamp, "uuid": uuid}
-            return self._receive(event, properties, options)
+        if not recorder.load():
+            return recorder.miss()
 
-    def _load(self) -> bool:
-        """Import what a capture needs, once; False inside a capture that is at it: its modules are half made."""
-        if self._loading == get_ident():
-            return False
-        if self._signals_held is None:
-            self._loading = get_ident()
-            try:
-                from spool import destination, event, host_facts, spool  # noqa: F401, PLC0415 - at first use
-                from spool.interrupts import signals_held  # noqa: PLC0415 - with them
+        def compose(identity: Identity) -> Mapping[str, Any]:
+            return recorder.compose(
+                identity,
+                event,
+                properties,
+                distinct_id=distinct_id,
+                groups=groups,
+                timestamp=timestamp,
+                uuid=uuid,
+            )
 
-                self._signals_held = signals_held
-            finally:
-                self._loading = None
-        return True
+        with recorder.held():  # what a handler of the host raises is the host's, and comes out after this
+            return recorder.record(compose)
 
-    def _receive(self, event: str, properties: Mapping[str, Any] | None, options: dict[str, Any]) -> Receipt:
-        paths = None
-        try:
-            paths = self.paths
-            if self._debug:
-                identity = consent(self.app, paths, os.environ).identity
-                return self._show(self._build(identity, event, properties, **options))
-            admitted = self._admit(paths)
-            if paths is None or not admitted.identity.enabled:
-                return Receipt("disabled", reason=admitted.identity.decided_by)
-            return self._capture(paths, admitted, self._build(admitted.identity, event, properties, **options))
-        except InvalidEventError as error:
-            if self._strict:
-                raise
-            if not self._debug and paths is not None:
-                self._spool(paths).count_lost(error.cause)
-            return Receipt("lost", reason=str(error))
-        except Exception as error:  # noqa: BLE001 - the host comes first: whatever it is, it is a receipt
-            return Receipt("lost", reason=type(error).__name__)
+    def command(
+        self, path: Sequence[str], flags: Mapping[str, object] | None = None, *, project: Path | str | None = None
+    ) -> CommandSpan:
+        """Give a context manager for one command: exactly one `command` event, on every way out.
 
-    def _capture(self, paths: Paths, admitted: Consent, frozen: Event) -> Receipt:
-        def guard() -> None:
-            if signature(paths) != admitted.signature and not self._admit(paths).identity.enabled:
-                raise OptedOutError("consent was withdrawn")
+        Also kill -9: the command is on disk from its beginning, and the next flush or the next start finds
+        it dead. `flags` is what was given on the command line, by name; of the values only whether they
+        were given is kept. `project` is the project's folder: its id becomes the group.
+        """
+        from spool.command import CommandSpan  # noqa: PLC0415 - for hosts that have commands
 
-        spool = self._spool(paths)
-        while self._missed:
-            self._missed -= 1
-            spool.tally.add("reentered")
-        try:
-            reason = spool.put(frozen, guard)
-        except OptedOutError:
-            return Receipt("disabled", reason=self.identity.decided_by)
-        except SpoolError as refusal:
-            return Receipt("lost", frozen.uuid, str(refusal))
-        return Receipt("queued" if reason is None else "aside", frozen.uuid, reason)
+        return CommandSpan(self, path, flags or {}, project)
 
-    def _build(
-        self,
-        identity: Identity,
-        event: str,
-        properties: Mapping[str, Any] | None,
-        *,
-        distinct_id: str | None = None,
-        groups: Mapping[str, str] | None = None,
-        **options: Any,
-    ) -> Event:
-        from spool.event import build, envelope  # noqa: PLC0415 - json and uuid, when something is captured
+    def signals(self) -> AbstractContextManager[None]:
+        """Handle SIGINT, SIGTERM and SIGHUP for the block, in a process entry without Typer or Click.
 
-        return build(
-            event,
-            properties,
-            {**self._common_fields(), **envelope(groups, **self._privacy)},
-            distinct_id=distinct_id or identity.install_id or "unknown",
-            timestamp=options.get("timestamp"),
-            uuid=options.get("uuid"),
-            max_bytes=self.limits.max_event_bytes,
-        )
+        On the first one the open command is put on disk as aborted, then the host's own handling follows.
+        """
+        from spool.signals import handled  # noqa: PLC0415 - for process entries only
 
-    def _show(self, frozen: Event) -> Receipt:
-        self._say(f"[telemetry] {frozen.text}")
-        return Receipt("debug", frozen.uuid, "telemetry is in debug mode: nothing is stored or sent")
+        return handled(self)
 
-    # -- parts ------------------------------------------------------------------------------------------
+    def main(self, app: Any, args: Sequence[str] | None = None) -> NoReturn:
+        """Run a Typer or Click app as this process's entry: span, signal handling, exit code.
 
-    def _spool(self, paths: Paths) -> Spool:
-        """Give the spool of a home, made at its first use; a host may change its home between captures."""
-        spool = self._spools.get(paths.home)
-        if spool is None:
-            from spool import destination  # noqa: PLC0415 - only what captures needs it
-            from spool.spool import Spool  # noqa: PLC0415 - diskcache and filelock, some 20 ms
+        Ends the process as the app would have ended it. Raises TypeError for what is neither.
+        """
+        from spool.instrument import run  # noqa: PLC0415 - for process entries only
 
-            spool = self._spools[paths.home] = Spool(paths, self.limits, self._durability)
-            atexit.register(_close, weakref.ref(self))
-            destination.leave(paths, self._destination, self.limits)
-        return spool
+        run(self, app, args)
 
-    def _common_fields(self) -> dict[str, Any]:
-        if self._common is None:
-            from spool.host_facts import host_facts  # noqa: PLC0415 - only what captures needs it
+    def mistake(self, what: str) -> None:
+        """Say a programming mistake: InvalidEventError in strict mode; in production the command goes on."""
+        if self.recorder.strict:
+            raise InvalidEventError(what)
 
-            self._common = host_facts(self.version, os.environ)
-        return self._common
-
-    @property
-    def _strict(self) -> bool:
-        return is_set(os.environ.get(self._prefix + "TELEMETRY_STRICT"))
-
-    @property
-    def _debug(self) -> bool:
-        return is_set(os.environ.get(self._prefix + "TELEMETRY_DEBUG"))
-
-    def _say(self, line: str, *, dim: bool = False) -> None:
-        """Write one line to stderr, which a daemon may have closed. Stdout may be a protocol channel."""
-        try:
-            dim = dim and sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-            sys.stderr.write(f"\033[2m{line}\033[0m\n" if dim else line + "\n")
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            return  # nobody listens: there is nobody left to tell
+    def _touch(self) -> None:
+        if self.span is not None:
+            self.span.touch()
 
     def close(self) -> None:
-        """Close the queue. Captures after this open it again."""
-        for spool in self._spools.values():
-            spool.close()
-
-
-def _notice(app: str, prefix: str) -> str:
-    return (
-        f"{app} collects anonymous usage data to improve the product."
-        f" To say no: set {prefix}TELEMETRY_DISABLED=1, or run ktx-flush --app {app} disable."
-    )
+        """End an open command and close the queue. Captures after this open it again."""
+        if self.span is not None:
+            self.span.finish(outcome="aborted")
+        self.recorder.close()
 
 
 def _close(reference: weakref.ref[Telemetry]) -> None:

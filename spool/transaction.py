@@ -1,13 +1,14 @@
 """What can be done to the queue inside one transaction: rows, numbers, limits, the ledger.
 
-Keys: an integer is the sequence number of a pending event; `dead:<number>` a dead letter; four more rows
-hold the format, the sequence, the ledger and the aside files that were absorbed last.
+Keys: an integer is the sequence number of a pending event; `dead:<number>` a dead letter; five more rows
+hold the format, the sequence, the ledger, the aside files that were absorbed last and the commands whose event
+is in the queue while their span's file may still be there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from spool.errors import QueueDamagedError
@@ -19,6 +20,7 @@ __all__ = ["DEAD_LIMIT", "META", "DeadLetter", "Stored", "Transaction", "is_dead
 
 META: dict[int | str, int | str] = {
     "absorbed": "[]",
+    "closed": "[]",
     "ledger": Ledger().encode(),
     "sequence": 0,
     "format": FORMAT,
@@ -213,6 +215,16 @@ class Transaction:
     @absorbed.setter
     def absorbed(self, names: list[str]) -> None:
         self._store.set("absorbed", json.dumps(names))
+
+    # -- spans ------------------------------------------------------------------------------------------
+
+    def close_span(self, uuid: str, has_file: Callable[[str], bool]) -> bool:
+        """Note that a command's event is in the queue; False if it was before. Notes without a file go."""
+        closed = list(json.loads(self._store.get("closed")))
+        if uuid in closed:
+            return False
+        self._store.set("closed", json.dumps([*filter(has_file, closed), uuid]))
+        return True
 
 
 # -- reading, without a transaction ---------------------------------------------------------------------

@@ -239,10 +239,11 @@ def test_consent_that_changes_under_the_lock_is_seen(home: Path, server: LocalPo
     """Between the question and the append somebody opts out: nothing is written after it."""
     telemetry = Telemetry("ktx", "1", KEY, server.url, home, flush="never")
     assert telemetry.capture("before")
-    admitted = telemetry._admit(Paths(home))  # noqa: SLF001 - the moment between the two
-    frozen = telemetry._build(admitted.identity, "in between", {})  # noqa: SLF001 - the same
+    recorder = telemetry.recorder
+    admitted = recorder.admit(Paths(home))
+    frozen = recorder.freeze(recorder.compose(admitted.identity, "in between", {}))
     flush(home, "disable")
-    receipt = telemetry._capture(Paths(home), admitted, frozen)  # noqa: SLF001 - the same
+    receipt = recorder._put(Paths(home), admitted, frozen)  # noqa: SLF001 - the moment between the two
     assert (receipt.state, receipt.reason) == ("disabled", "telemetry.json")
     telemetry.close()
     assert status(home)["pending"] == 0

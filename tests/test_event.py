@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spool.errors import InvalidEventError, QueueDamagedError
-from spool.event import build, check_stored, envelope, normalise, rfc3339
+from spool.event import check_stored, compose, envelope, freeze, normalise, rfc3339
 from spool.record import decode, encode
 
 SURROGATES = st.text(st.characters(codec=None, categories=None))
@@ -26,8 +26,8 @@ VALUES = st.recursive(
 
 def frozen(properties: Any, **options: Any) -> dict[str, Any]:
     """Build an event and read it back."""
-    arguments = {"distinct_id": "d", "timestamp": None, "uuid": None, "max_bytes": 10**6, **options}
-    event = build("e", properties, envelope(None, geoip_disable=True), **arguments)
+    arguments = {"distinct_id": "d", "timestamp": None, "uuid": None, **options}
+    event = freeze(compose("e", properties, envelope(None, geoip_disable=True), **arguments), 10**6)
     assert event.text.isascii()
     assert "NaN" not in event.text.replace('"NaN', "")
     message: dict[str, Any] = json.loads(event.text)

@@ -112,7 +112,7 @@ signal.signal(signal.SIGUSR1, lambda *_: put("handler"))
 stop = threading.Event()
 def storm():
     while not stop.is_set():
-        os.kill(os.getpid(), signal.SIGUSR1); time.sleep(0.0005)
+        os.kill(os.getpid(), signal.SIGUSR1); time.sleep(0.004)
 put("first")
 thread = threading.Thread(target=storm); thread.start()
 for number in range(300): put("main")

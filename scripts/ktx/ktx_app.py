@@ -159,7 +159,7 @@ def status() -> None:
 
 def main() -> None:
     """Run the program: the process entry."""
-    app()
+    telemetry().main(app)
 
 
 def _progress(table: Table) -> None:

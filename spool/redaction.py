@@ -1,0 +1,177 @@
+"""What may leave the machine of an error's text: one line without credentials, without the person's name.
+
+Two kinds of rules: what the host says is secret is found in every spelling (URL-encoded, JSON-escaped, base64);
+what it does not know of is found by its shape. Where a rule is in doubt, the text goes. No rule can find a
+secret that stands in plain prose and that nobody named.
+"""
+
+from __future__ import annotations
+
+import re
+from binascii import b2a_base64
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+
+from spool.redaction_rules import CUT, EDGE, HOME, MARKS, PEOPLE, RULES, USER, Rule
+
+__all__ = ["Redactor", "error_class", "flags_present", "redact", "whereabouts"]
+
+# What is read of a text, and what is read but never shown when the text is longer: whatever a rule would
+# recognise is shorter than _MARGIN, so a cut leaves no half of it behind.
+_READ = 20_000
+_MARGIN = 4_000
+# A longer secret (a key file) is looked for in pieces of this length, each in every spelling.
+_PIECE = 200
+# Two characters are in every text; three are looked for as they are; more in every spelling.
+_LEAST_LITERAL = 3
+_LEAST_SPELLED = 4
+
+_WRITE_OUT = str.maketrans(MARKS)
+_COLOUR = re.compile(r"\x1b\[[0-9;?]{0,32}[@-~]")
+_GAP = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ue000-\ue003]+")
+
+
+@cache
+def _compiled(rule: str) -> re.Pattern[str]:
+    return re.compile(rule, re.IGNORECASE | re.DOTALL)
+
+
+class Redactor:
+    """The rules with what is known of one host: its secrets, the person's home and name. Made once, used often."""
+
+    def __init__(self, secrets: Iterable[object] = (), home: str | None = None, user: str | None = None) -> None:
+        pieces = (piece for secret in _texts(secrets) for piece in _pieces(secret))
+        self._secrets = [re.compile("|".join(ways)) for ways in map(_spellings, pieces) if ways]
+        place = (home or "").rstrip("/\\")
+        # A home directly below the root may also be the end of another path.
+        start = r"(?<![\w.~-])" if len(re.findall(r"[\\/]+", place)) == 1 else ""
+        homes = [("", rf"{start}{_spelled(place)}(?![^\W_])", HOME)] if re.search(r"[\\/].", place) else []
+        owner = re.search(r"[\\/](?:home|users)[\\/]+([^\\/]+)$", place, re.IGNORECASE)
+        names = {name for name in (user or "", owner[1] if owner else "") if len(name) > 1}
+        words = [("", rf"{EDGE}{_spelled(name)}(?![^\W_])", USER) for name in sorted(names, key=len, reverse=True)]
+        self._rules: list[Rule] = [*RULES, *homes, *PEOPLE, *words]
+
+    def __call__(self, text: str, limit: int = 1000) -> str:
+        """Give the text as one line of at most `limit` characters, without what the rules find."""
+        whole = str.__len__(text) <= _READ + _MARGIN
+        line = _COLOUR.sub("", str.__getitem__(text, slice(_READ + _MARGIN)))
+        line = self._without_secrets(_GAP.sub(" ", line))
+        held = line.lower()
+        for hints, rule, left in self._rules:
+            if any(hint in held for hint in hints.split("|")):
+                line = _compiled(rule).sub(left, line)
+        line = (line if whole else line[:-_MARGIN]).strip().translate(_WRITE_OUT)
+        return line if len(line) <= limit else line[: max(0, limit - 3)] + "..."[: max(0, limit)]
+
+    def _without_secrets(self, line: str) -> str:
+        """Cut the secrets out, overlapping ones as one."""
+        kept, position = [], 0
+        for start, end in sorted(found.span() for secret in self._secrets for found in secret.finditer(line)):
+            if start >= position:
+                kept += [line[position:start], CUT]
+            position = max(position, end)
+        return "".join([*kept, line[position:]])
+
+
+def redact(
+    text: str,
+    *,
+    secrets: Iterable[str] = (),
+    home: str | None = None,
+    user: str | None = None,
+    limit: int = 1000,
+) -> str:
+    """Give an error's text as one line of at most `limit` characters without credentials and personal names.
+
+    Never raises and takes a bounded time: of a longer text the first 20,000 characters are read. What can't be
+    judged is not shown at all.
+    """
+    try:
+        return Redactor(secrets, home, user)(text, limit)
+    except Exception:  # noqa: BLE001 - the host comes first; what was not judged is not shown
+        return "<redacted>"[: max(0, limit)]
+
+
+def whereabouts(env: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Give the home and the name of the person at this machine, as the environment tells them. Root is nobody."""
+    home = env.get("HOME") or env.get("USERPROFILE")
+    names = (env.get(name) for name in ("SUDO_USER", "USER", "LOGNAME", "USERNAME"))
+    return home, next((name for name in names if name and name != "root"), None)
+
+
+def error_class(error: BaseException | type[BaseException]) -> str | None:
+    """Give the name of an error's class if it looks like one; a name made at run time could carry data."""
+    name = vars(type)["__name__"].__get__(error if isinstance(error, type) else type(error))
+    return name if re.fullmatch(r"(?=.{1,80}$)_*[A-Z][A-Za-z0-9_]*", name) else None
+
+
+def flags_present(flags: Mapping[str, object]) -> dict[str, bool]:
+    """Tell which flags were given: their names, and never a value. What does not look like a name is left out."""
+    return {
+        name: not (value is None or value is False or (isinstance(value, _HOLDERS) and len(value) == 0))
+        for name, value in flags.items()
+        if isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name)
+    }
+
+
+_HOLDERS = (str, bytes, list, tuple, dict, set, frozenset)
+
+
+# -- spellings of what is known -------------------------------------------------------------------------
+
+# Every repetition is bounded: a text of nothing but backslashes must not cost more than another.
+_SLASH = r"(?>[\\/]|%(?:25){0,3}(?:5c|2f)){1,16}+"
+_SPACE = r"(?>\s|\+|\\{1,8}+(?:[abfnrtv0]|x[01][0-9a-f]|u00[01][0-9a-f])|%(?:25){0,3}(?:20|[01][0-9a-f]|7f)){1,16}+"
+
+
+def _texts(secrets: Iterable[object]) -> Iterator[str]:
+    # One text is one secret, not many of one character.
+    for secret in (secrets,) if isinstance(secrets, str | bytes) else secrets:
+        yield secret.decode("utf-8", "replace") if isinstance(secret, bytes) else str(secret or "")
+
+
+def _pieces(secret: str) -> list[str]:
+    return [secret[at : at + _PIECE] for at in range(0, len(secret) - _PIECE, _PIECE)] + [secret[-_PIECE:]]
+
+
+def _spellings(secret: str) -> list[str]:
+    text = _GAP.sub(" ", secret).strip()
+    if len(text) < _LEAST_SPELLED:
+        return [re.escape(text)] if len(text) >= _LEAST_LITERAL else []
+    return [f"(?i:{re.escape(text)}|{_spelled(text)})", *_encoded(secret)]
+
+
+def _encoded(secret: str) -> Iterator[str]:
+    """Give what every base64 text holds that holds the secret, wherever it starts in it."""
+    data = secret.encode("utf-8", "surrogatepass")
+    for before in range(3):
+        code = b2a_base64(bytes(before) + data, newline=False).decode("ascii")
+        core = code[-(-before * 8 // 6) : (before + len(data)) * 8 // 6]
+        for alphabet in (core, core.translate(str.maketrans("+/", "-_"))):
+            yield rf"[\w+/-]?{re.escape(alphabet)}[\w+/-]?={{0,2}}"
+
+
+def _spelled(text: str) -> str:
+    """Give a pattern for the text in which every sign may be escaped, one by one and more than once."""
+    parts: list[str] = []
+    for sign in text:
+        if sign.isascii() and sign.isalnum():
+            parts.append(sign)
+        elif sign in "\\/" or _GAP.match(sign):
+            part = _SLASH if sign in "\\/" else _SPACE
+            parts += [] if parts[-1:] == [part] else [part]
+        else:
+            parts.append(_escaped(sign))
+    return "".join(parts)
+
+
+def _escaped(sign: str) -> str:
+    data, pair = sign.encode("utf-8", "surrogatepass"), sign.encode("utf-16-be", "surrogatepass").hex()
+    ways = (
+        "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in data),
+        "".join(rf"\\{{1,8}}+u{pair[at : at + 4]}" for at in range(0, len(pair), 4)),
+        "".join(rf"\\{{1,8}}+x{byte:02x}" for byte in data),
+        rf"\\{{1,8}}+(?:x{ord(sign):02x}|U{ord(sign):08x})",
+        rf"\\{{0,8}}+{re.escape(sign)}",
+    )
+    return f"(?>{'|'.join(ways)})"
