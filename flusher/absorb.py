@@ -13,7 +13,7 @@ from spool.errors import InvalidEventError
 from spool.event import check_stored, normalise
 from spool.files import private_folder, read_bounded, write_new
 from spool.paths import Paths
-from spool.queue import CHUNK, Queue
+from spool.queue import CHUNK, REFUSED, Queue
 
 __all__ = ["absorb"]
 
@@ -35,7 +35,10 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
     private_folder(paths.aside)
     first_run.complete(paths, install_id)
     for name in queue.absorbed_names():
-        _remove(paths.aside / name)
+        if name.startswith(REFUSED):
+            _set_aside(paths, paths.aside / name.removeprefix(REFUSED), "refused by a run that was killed")
+        else:
+            _remove(paths.aside / name)
     total = 0
     waiting = aside.files(paths)
     for start in range(0, len(waiting), CHUNK):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,6 +79,7 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     host: Annotated[str | None, typer.Option(help="PostHog's address, for this run.")] = None,
     key: Annotated[str | None, typer.Option(help="The project key, for this run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; say what waits.")] = False,  # noqa: FBT002 - typer's flag
+    detached: Annotated[bool, typer.Option("--detached", hidden=True)] = False,  # noqa: FBT002 - typer's flag
     quiet: Quiet = False,  # noqa: FBT002 - typer's flag
     as_json: Json = False,  # noqa: FBT002 - typer's flag
 ) -> None:
@@ -86,6 +88,8 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     Examples:  ktx-flush   ktx-flush run --json   ktx-flush run --force --max-seconds 60
     """
     name, paths = context.obj
+    if detached:
+        _stand_back(paths)
     work = Context(
         app=name,
         paths=paths,
@@ -141,6 +145,14 @@ def disable_command(context: typer.Context) -> None:
     decide_for_all(paths, enabled=False)
     gone = wipe(paths)
     typer.echo(f"telemetry is off; {gone:,} waiting events were deleted")
+
+
+def _stand_back(paths: Paths) -> None:
+    """Hold no working folder of the person's, and leave the processor to others."""
+    with suppress(OSError):  # no spool: there is nothing to flush
+        os.chdir(paths.spool)
+    if hasattr(os, "nice"):
+        os.nice(10)
 
 
 def _stop_on_signals(work: Context) -> None:

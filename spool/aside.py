@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from spool.errors import DiskFullError, UnavailableError
@@ -36,6 +37,9 @@ def put(paths: Paths, uuid: str, text: str, durability: Durability = "process") 
         write_new(draft, text.encode("ascii"), durable=durable)
         publish(draft, target, durable=durable)
     except OSError as error:
+        for left in (draft, target):  # said to be lost, so it must not arrive
+            with suppress(OSError):
+                os.unlink(left)
         kind = DiskFullError if error.errno == 28 else UnavailableError  # noqa: PLR2004 - ENOSPC
         raise kind(f"{paths.aside} can't be written: {error.strerror or error}") from error
     return target

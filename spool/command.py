@@ -177,10 +177,10 @@ class CommandSpan:
             if not _is_usage(cause):
                 fields["errorDetail"] = _text(cause)
         if fields.get("errorDetail"):
-            from spool.redaction import redact  # noqa: PLC0415 - only when there is a text
+            from spool.redaction import redact, whereabouts  # noqa: PLC0415 - only when there is a text
 
-            home = os.environ.get("HOME")
-            fields["errorDetail"] = redact(fields["errorDetail"], home=home, user=os.environ.get("USER"))
+            home, user = whereabouts(os.environ)
+            fields["errorDetail"] = redact(fields["errorDetail"], home=home, user=user)
         else:
             fields.pop("errorDetail", None)
         return fields

@@ -142,11 +142,35 @@ class Database:
         UnavailableError (nothing was done, or it can't be told: do it again) and what `operation` raises.
         """
         with self.exclusive(wait_s) as deadline:
-            try:
-                return self._transact(operation, deadline)
-            except QueueDamagedError as damage:
-                self._rebuild(str(damage))
-                return self._transact(operation, deadline)
+            return self._mending(lambda: self._transact(operation, deadline))
+
+    def _mending(self, attempt: Callable[[], T]) -> T:
+        """Make an attempt; after damage that is still there at a second look, rebuild and make it again.
+
+        A disk that fails to read for a moment looks like damage to SQLite: the whole file is read first, and
+        where that fails nothing is moved.
+        """
+        try:
+            return attempt()
+        except QueueDamagedError:
+            self.discard()
+            self._read_whole()
+        try:
+            return attempt()
+        except QueueDamagedError as damage:
+            self._rebuild(str(damage))
+            return attempt()
+
+    def _read_whole(self) -> None:
+        with translated():
+            for name in (DATABASE, f"{DATABASE}-wal"):
+                try:
+                    descriptor = os.open(self.paths.queue / name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                except (FileNotFoundError, IsADirectoryError):
+                    continue
+                # Never closed: closing would drop every lock that another connection here holds on the file.
+                while os.read(descriptor, 1 << 20):
+                    pass
 
     def _transact(self, operation: Callable[[Transaction], T], deadline: float) -> T:
         for _attempt in range(2):
@@ -170,11 +194,7 @@ class Database:
         A damaged queue is rebuilt, as in `write`.
         """
         with self.exclusive(wait_s) as deadline:
-            try:
-                return self._look(operation, deadline)
-            except QueueDamagedError as damage:
-                self._rebuild(str(damage))
-                return self._look(operation, deadline)
+            return self._mending(lambda: self._look(operation, deadline))
 
     def _look(self, operation: Callable[[Any], T], deadline: float) -> T:
         store = self._ready(deadline)

@@ -44,7 +44,7 @@ def _command(app: Any) -> Any:
         return app
     if type(app).__name__ == "Typer" and hasattr(app, "registered_commands"):
         # The very module that the app came from: importing it costs nothing any more.
-        return sys.modules[type(app).__module__].get_command(app)  # type: ignore[attr-defined]  # typer.main
+        return sys.modules[type(app).__module__].get_command(app)
     raise TypeError(
         f"telemetry.main takes a Typer or Click app, not {type(app).__name__}:"
         " for other programs there are telemetry.signals() and telemetry.command()"

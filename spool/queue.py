@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 # Rows that one transaction of the flusher may touch: at some 30 us each a writer waits 15 ms at most.
 CHUNK = 500
+# Marks the name of a file that holds no event, among those that were absorbed: it goes to quarantine.
+REFUSED = "!"
 
 
 class Queue:
@@ -95,7 +97,7 @@ class Queue:
         `refused` are files that hold no event: lost by `invalid`. All names are remembered in the same
         transaction: a caller that is killed before it removed the files may come again with the same ones.
         """
-        no_events = list(refused)
+        no_events = [REFUSED + name for name in refused]
 
         def operation(transaction: Transaction) -> int:
             known = set(transaction.absorbed)

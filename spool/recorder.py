@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import get_ident
@@ -14,12 +15,13 @@ from spool.consent import File, is_set, opted_out_by
 from spool.errors import InvalidEventError, OptedOutError, SpoolError
 from spool.identity import Consent, Identity, Watch, consent, signature
 from spool.paths import Paths, resolve_home
-from spool.settings import Durability, Limits, env_prefix
+from spool.settings import Durability, FlushMode, Limits, env_prefix
 from spool.wipe import wipe_once
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from spool.catalogue import Catalogue
     from spool.event import Event
     from spool.spool import Spool
 
@@ -47,6 +49,9 @@ class Options(NamedTuple):
     limits: Limits
     durability: Durability
     privacy: dict[str, bool]
+    catalogue: Catalogue | None = None
+    flush: FlushMode = "never"
+    flush_interval_s: float = 300.0
 
 
 class Recorder:
@@ -63,6 +68,7 @@ class Recorder:
         self._held: Callable[[], AbstractContextManager[None]] | None = None
         self._loading: int | None = None
         self._missed = 0
+        self._flusher: int | None = None
 
     # -- what the world says ----------------------------------------------------------------------------
 
@@ -146,7 +152,7 @@ class Recorder:
         groups: Mapping[str, str] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Put an event together under an identity; InvalidEventError if it is none."""
+        """Put an event together under an identity; InvalidEventError if it is none, or not in the catalogue."""
         from spool.event import compose, envelope  # noqa: PLC0415 - json and uuid, when something is captured
         from spool.host_facts import host_facts  # noqa: PLC0415 - with them
 
@@ -154,12 +160,18 @@ class Recorder:
             self._common = host_facts(self.options.version, os.environ)
         return compose(
             event,
-            properties,
+            self.check(event, properties),
             {**self._common, **envelope(groups, **self.options.privacy)},
             distinct_id=distinct_id or identity.install_id or "unknown",
             timestamp=options.get("timestamp"),
             uuid=options.get("uuid"),
         )
+
+    def check(self, event: str, properties: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Hold an event against the host's catalogue, if there is one."""
+        if self.options.catalogue is None:
+            return properties
+        return self.options.catalogue.check(event, properties)
 
     def freeze(self, message: Mapping[str, Any]) -> Event:
         """Freeze an event within the limit of its size."""
@@ -226,17 +238,33 @@ class Recorder:
         spool = self._spools.get(paths.home)
         if spool is None:
             from spool import destination  # noqa: PLC0415 - loaded already, by `load`
+            from spool.launch import waits  # noqa: PLC0415 - only what captures needs it
             from spool.spool import Spool  # noqa: PLC0415 - diskcache and filelock, some 20 ms
 
+            waited = waits(paths)
             spool = self._spools[paths.home] = Spool(paths, self.options.limits, self.options.durability)
             destination.leave(paths, self.options.destination, self.options.limits)
             spool.recover()
+            if self.options.flush == "auto" and waited:
+                self.launch(paths)
         return spool
 
+    def launch(self, paths: Paths) -> None:
+        """Start a flusher, detached, if one is due; reap the one before, in a process that lives long."""
+        from spool.launch import launch_if_due  # noqa: PLC0415 - for hosts that start one
+
+        if self._flusher is not None:
+            with suppress(ChildProcessError):
+                if os.waitpid(self._flusher, os.WNOHANG) == (0, 0):
+                    return
+        self._flusher = launch_if_due(self.options.app, paths, self.options.flush_interval_s)
+
     def close(self) -> None:
-        """Close the queues."""
+        """Close the queues; at the end of a process that captured something a flush may be due."""
         for spool in self._spools.values():
             spool.close()
+            if self.options.flush == "auto" and self.silenced_by() is None and self.identity.enabled:
+                self.launch(spool.paths)
 
     def say(self, line: str, *, dim: bool = False) -> None:
         """Write one line to stderr, which a daemon may have closed. Stdout may be a protocol channel."""

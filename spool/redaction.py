@@ -28,7 +28,8 @@ _LEAST_SPELLED = 4
 
 _WRITE_OUT = str.maketrans(MARKS)
 _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,32}[@-~]")
-_GAP = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ue000-\ue003]+")
+_GAPS = r"[\s\x00-\x1f\x7f-\x9f\ue000-\ue003]+"
+_GAP = re.compile(_GAPS)
 
 
 @cache
@@ -138,7 +139,7 @@ def _spellings(secret: str) -> list[str]:
     text = _GAP.sub(" ", secret).strip()
     if len(text) < _LEAST_SPELLED:
         return [re.escape(text)] if len(text) >= _LEAST_LITERAL else []
-    return [f"(?i:{re.escape(text)}|{_spelled(text)})", *_encoded(secret)]
+    return [f"(?i:{re.escape(text)}|{_spelled(secret)})", *_encoded(secret)]
 
 
 def _encoded(secret: str) -> Iterator[str]:
@@ -153,15 +154,15 @@ def _encoded(secret: str) -> Iterator[str]:
 
 def _spelled(text: str) -> str:
     """Give a pattern for the text in which every sign may be escaped, one by one and more than once."""
-    parts: list[str] = []
-    for sign in text:
-        if sign.isascii() and sign.isalnum():
-            parts.append(sign)
-        elif sign in "\\/" or _GAP.match(sign):
-            part = _SLASH if sign in "\\/" else _SPACE
-            parts += [] if parts[-1:] == [part] else [part]
+    parts = []
+    for run in re.findall(rf"{_GAPS}|[\\/]+|.", re.sub(rf"^{_GAPS}|{_GAPS}$", "", text)):
+        if _GAP.match(run):
+            odd = [_escaped(sign) for sign in sorted(set(run)) if not sign.isascii()]
+            parts.append(f"(?>{'|'.join([_SPACE, *odd])}){{1,16}}+")
+        elif run[0] in "\\/":
+            parts.append(_SLASH)
         else:
-            parts.append(_escaped(sign))
+            parts.append(run if run.isascii() and run.isalnum() else _escaped(run))
     return "".join(parts)
 
 

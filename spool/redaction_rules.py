@@ -15,7 +15,8 @@ CUT, EMAIL, USER, HOME = MARKS
 Rule = tuple[str, str, str]
 
 # The start of a word, also after an escape that ends in a letter or a digit (\n, %20).
-EDGE = r"(?:(?<![^\W_])|(?<=\\[nrt])|(?<=%[0-9a-f][0-9a-f]))"
+_ESCAPE = r"(?<=\\[nrt])|(?<=%[0-9a-f][0-9a-f])"
+EDGE = rf"(?:(?<![^\W_])|{_ESCAPE})"
 _KEY = (
     r"(?:pass(?:word|wd|phrase|code)s?|(?<![a-z])pass|(?-i:(?<=[a-z])Pass)|pwd|secrets?|(?<!unexpected )token|cookie"
     r"|(?:api|access|private|secret|account|signing|encryption|subscription|master)[ _-]?key|credentials?"
@@ -52,17 +53,18 @@ _SIGNED = (
 )
 # A name in somebody's code has underscores where these tokens have none.
 _TOKEN = (
-    rf"{EDGE}(?-i:phx_[^\W_]{{6,}}|sk-[\w-]{{6,}}|[sr]k_(?:live|test)_\w{{6,}}|gh[pousr]_[^\W_]{{6,}}|github_pat_\w{{6,}}"
+    rf"{EDGE}(?-i:phx_[\w-]{{6,}}|sk-[\w-]{{6,}}|[sr]k_(?:live|test)_\w{{6,}}|gh[pousr]_[^\W_]{{6,}}|github_pat_\w{{6,}}"
     r"|glpat-[\w-]{6,}|xox[a-z]-[\w-]{6,}|xapp-[\w-]{6,}|A[KS]IA[A-Z0-9]{12,}|AIza[\w-]{20,}|ya29\.[\w-]{6,}"
     r"|npm_[^\W_]{20,}|pypi-[\w-]{16,}|hf_[^\W_]{16,}|dapi[0-9a-f]{16,}|LS0tLS1CRUdJTi[\w+/=-]*"
     r"|eyJ[\w+/=-]{6,}(?:\.[\w+/=-]*){0,4})"
 )
 _FOLDER = r"[^\s/\\:\"'`<>,;)\]}]+"
 _UNIX_HOME = (
-    r"(?:(?<![\w.~-])|(?<=(?<!\w)-[a-z]))(?:/mnt/[a-z]|/private|/var|/export|/usr)?(?-i:/(?:home|Users)/)" + _FOLDER
+    rf"(?:(?<![\w.~-])|{_ESCAPE}|(?<=(?<!\w)-[a-z]))"
+    r"(?:/mnt/[a-z]|/private|/var|/export|/usr)?(?-i:/(?:home|Users)/)" + _FOLDER
 )
 _WINDOWS_HOME = (
-    r"(?<![^\W_])[a-z]:[\\/]{1,8}(?:users|documents and settings)[\\/]{1,8}"
+    rf"{EDGE}[a-z]:[\\/]{{1,8}}(?:users|documents and settings)[\\/]{{1,8}}"
     rf"(?:[^\\/:*?\"<>|]{{1,64}}(?=[\\/])|{_FOLDER})"
 )
 
@@ -80,7 +82,7 @@ RULES: tuple[Rule, ...] = (
     ("token ", rf"({EDGE}token )(?=\S*\d)[^\s\"']{{16,}}", rf"\1{CUT}"),
     ("=|%3d|x-", _SIGNED, rf"\1{CUT}"),
     ("pass|pwd|secret|token|key|credential|session|string|cookie|jwt|auth|identified", _ASSIGNMENT, rf"\1{CUT}"),
-    ("phx_|k-|k_|gh|glpat|xox|xapp|akia|asia|aiza|ya29|npm_|pypi|hf_|dapi|ls0tls|eyj", _TOKEN, CUT),
+    ("phx_|k-|k_|gh|github|glpat|xox|xapp|akia|asia|aiza|ya29|npm_|pypi|hf_|dapi|ls0tls|eyj", _TOKEN, CUT),
 )
 # People who are not known by name: /home/x, C:\Users\x, x@example.com.
 PEOPLE: tuple[Rule, ...] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from spool.catalogue import Catalogue
     from spool.command import CommandSpan
 
 __all__ = ["Telemetry"]
@@ -31,7 +32,9 @@ class Telemetry:
     Construction touches no file. The first capture opens the queue; `close` (or the end of the process)
     closes it. `project_key` None keeps the events until a key is known. `geoip_disable` (as in
     posthog-python, by default) keeps PostHog from looking up where the sender's address is;
-    `person_profiles` False keeps it from making a person profile, which groups need.
+    `person_profiles` False keeps it from making a person profile, which groups need. With `flush` "auto"
+    a flusher is started, detached, at the next start and at the end of the process, not sooner than
+    `flush_interval_s` after one that succeeded; "never" leaves it to cron or a person.
 
     Raises ValueError for an app that is no plain name, a personal key (`phx_`) and an unknown `durability`
     or `flush`: mistakes that show at the first run of the author.
@@ -44,20 +47,19 @@ class Telemetry:
         project_key: str | None = None,
         host: str = DEFAULT_HOST,
         home: Path | str | None = None,
-        catalogue: object = None,
+        catalogue: Catalogue | None = None,
         limits: Limits | None = None,
         durability: Durability = "process",
         flush: FlushMode = "auto",
         *,
         geoip_disable: bool = True,
         person_profiles: bool = True,
+        flush_interval_s: float = 300.0,
     ) -> None:
         if project_key is not None and project_key.startswith("phx_"):
             raise ValueError("project_key is a personal key (phx_): use the project's own (phc_), it can only capture")
         if durability not in ("process", "power") or flush not in ("auto", "never"):
             raise ValueError('durability is "process" or "power", flush is "auto" or "never"')
-        self._catalogue = catalogue
-        self._flush_mode: FlushMode = flush
         # The command that is under way in this process, if one is.
         self.span: CommandSpan | None = None
         self.recorder = Recorder(
@@ -69,6 +71,9 @@ class Telemetry:
                 limits=limits or Limits(),
                 durability=durability,
                 privacy={"geoip_disable": geoip_disable, "person_profiles": person_profiles},
+                catalogue=catalogue,
+                flush=flush,
+                flush_interval_s=flush_interval_s,
             )
         )
         self.recorder.on_event = self._touch
@@ -141,6 +146,34 @@ class Telemetry:
         with recorder.held():  # what a handler of the host raises is the host's, and comes out after this
             return recorder.record(compose)
 
+    def capture_exception(
+        self,
+        error: BaseException,
+        *,
+        handled: bool = True,
+        secrets: Iterable[str] = (),
+        groups: Mapping[str, str] | None = None,
+    ) -> Receipt:
+        """Put an exception on disk as PostHog's `$exception`, with its chain and frames, redacted.
+
+        `secrets` are texts that must not appear in it, beside what redaction knows by itself. An error that
+        was marked as expected, and one that was reported before by another layer, is "disabled" with the
+        reason. Otherwise as `capture`.
+        """
+        variable = self.recorder.silenced_by()
+        if variable is not None:
+            return Receipt("disabled", reason=variable)
+        from spool.error_report import exception_properties, first_time, is_expected  # noqa: PLC0415 - when needed
+
+        if is_expected(error):
+            return Receipt("disabled", reason="an expected error")
+        if not first_time(error):
+            return Receipt("disabled", reason="reported already")
+        self.recorder.load()
+        with self.recorder.held():
+            properties = exception_properties(error, handled=handled, secrets=secrets)
+            return self.capture("$exception", properties, groups=groups)
+
     def command(
         self, path: Sequence[str], flags: Mapping[str, object] | None = None, *, project: Path | str | None = None
     ) -> CommandSpan:
@@ -171,6 +204,18 @@ class Telemetry:
         from spool.instrument import run  # noqa: PLC0415 - for process entries only
 
         run(self, app, args)
+
+    def flush(self, timeout_s: float = 1.5) -> bool:
+        """Run the flusher in a child process and wait at most `timeout_s`. True if the spool is drained.
+
+        For machines that will not see a next start (a container). A child that takes longer goes on.
+        """
+        from spool.launch import run_and_wait  # noqa: PLC0415 - for hosts that wait
+
+        paths = self.paths
+        if paths is None or self.recorder.silenced_by() is not None:
+            return False
+        return run_and_wait(self.app, paths, timeout_s)
 
     def mistake(self, what: str) -> None:
         """Say a programming mistake: InvalidEventError in strict mode; in production the command goes on."""

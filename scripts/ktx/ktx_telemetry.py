@@ -3,6 +3,7 @@
 from functools import cache
 
 from spool import Telemetry
+from spool.ktx_events import CATALOGUE
 
 APP = "ktx"  # home ~/.ktx, variables KTX_*
 VERSION = "0.12.0"
@@ -16,4 +17,4 @@ HOST = "http://127.0.0.1:8000"
 @cache
 def telemetry() -> Telemetry:
     """Return the process's Telemetry, made on the first call, so that importing this touches no disk."""
-    return Telemetry(app=APP, version=VERSION, project_key=PROJECT_KEY, host=HOST, flush="auto")
+    return Telemetry(app=APP, version=VERSION, project_key=PROJECT_KEY, host=HOST, catalogue=CATALOGUE, flush="auto")
