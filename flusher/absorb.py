@@ -39,11 +39,13 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
             _set_aside(paths, paths.aside / name.removeprefix(REFUSED), "refused by a run that was killed")
         else:
             _remove(paths.aside / name)
+    queue.forget_absorbed()
     total = 0
     waiting = aside.files(paths)
     for start in range(0, len(waiting), CHUNK):
         total += _absorb_chunk(paths, queue, waiting[start : start + CHUNK])
     _absorb_notes(paths, queue)
+    queue.forget_absorbed()
     _sweep(paths)
     return total
 

@@ -1,4 +1,4 @@
-"""The command line of `ktx-flush`. The only module that imports typer."""
+"""The command line of `ktx-flush`. Only this module and commands.py import typer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flusher.commands import register
 from flusher.context import Context, Options, Result
 from flusher.gather import BATCH_SIZE
 from flusher.render import render_run, render_status
@@ -214,3 +215,6 @@ def _say(code: int, line: str) -> int:
     if sys.stderr is not None:  # closed, as some supervisors do
         sys.stderr.write(f"ktx-flush: {line}\n")
     return code
+
+
+register(app)

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from flusher.exchange import STANDARD, export_events, import_events, keeping_all
+from flusher.letter_table import print_table
 from flusher.letters import Letter, dead, find, printable, purge, retry, waiting
-from flusher.render import render_letters
 from spool.errors import ConfigurationError
 from spool.identity import consent
 from spool.paths import Paths
@@ -57,7 +57,8 @@ def list_command(context: typer.Context, dead_ones: Dead = False, as_json: Json 
         if as_json:
             _say_json_list("dead" if dead_ones else "events", letters)
         elif sys.stdout is not None and sys.stdout.isatty():
-            more = render_letters(islice(letters, _MOST_ROWS), dead=dead_ones) and sum(1 for _ in letters)
+            print_table(islice(letters, _MOST_ROWS), dead=dead_ones)
+            more = sum(1 for _ in letters)
             if more:
                 typer.echo(f"and {more:,} more: ktx-flush list --json has them all")
         else:

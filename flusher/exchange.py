@@ -137,10 +137,7 @@ def import_events(
     import is at work: LockBusyError.
     """
     result = Import()
-    try:
-        file = _standard("stdin") if source == STANDARD else open(source, "rb")
-    except OSError as error:
-        raise ConfigurationError(f"{printable(source)} can't be read: {error.strerror or error}") from error
+    file = _standard("stdin") if source == STANDARD else _open(source)
     private_folder(paths.spool)
     lock = FileLock(paths.flush_lock)
     with file:
@@ -156,6 +153,14 @@ def import_events(
         finally:
             lock.forget()
     return result
+
+
+def _open(source: str) -> BinaryIO:
+    try:
+        return open(source, "rb")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"{printable(source)} can't be read: {reason}") from error
 
 
 class _Seen:

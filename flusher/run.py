@@ -61,7 +61,8 @@ def _run(context: Context) -> None:
         return
     # Only a capture enforces the limits of count and bytes; a flusher must not drop what it came to deliver.
     limits = replace(host_limits(paths), max_events=2**53, max_bytes=2**53)
-    queue = Queue(paths, limits, wait_s=WAIT_S)
+    # What a flusher takes in may have been promised to survive a power cut: its commits do.
+    queue = Queue(paths, limits, "power", wait_s=WAIT_S)
     try:
         _pass(context, queue)
         report.remaining = queue.account().pending

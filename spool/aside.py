@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spool.errors import DiskFullError, UnavailableError
-from spool.files import private_folder, publish, write_new
+from spool.files import private_folder, publish, sync_folder, write_new
 from spool.paths import Paths
 from spool.settings import Durability
 
@@ -32,10 +32,12 @@ def put(paths: Paths, uuid: str, text: str, durability: Durability = "process") 
     draft, target = paths.aside / f".{name}", paths.aside / name
     durable = durability == "power"
     try:
-        private_folder(paths.spool)
-        private_folder(paths.aside)
+        made = [private_folder(paths.spool), private_folder(paths.aside)]
         write_new(draft, text.encode("ascii"), durable=durable)
         publish(draft, target, durable=durable)
+        if durable and any(made):
+            for folder in (paths.spool, paths.home, paths.home.parent):
+                sync_folder(folder)
     except OSError as error:
         for left in (draft, target):  # said to be lost, so it must not arrive
             with suppress(OSError):

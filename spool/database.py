@@ -5,6 +5,7 @@ Everything that writes goes through `Database.write`: one lock, one deadline, on
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -48,7 +49,7 @@ class Database:
     def __init__(self, paths: Paths, durability: Durability = "process") -> None:
         self.paths = paths
         self.durability: Durability = durability
-        self.lock = FileLock(paths.queue_lock)
+        self.lock = FileLock(paths.queue_lock, guard=lambda: private_folder(paths.spool))
         self._reset()
         _live.add(self)
 
@@ -98,11 +99,7 @@ class Database:
 
     def _take_lock(self, wait_s: float) -> None:
         with translated():
-            try:
-                self.lock.acquire(wait_s)
-            except FileNotFoundError:
-                private_folder(self.paths.spool)
-                self.lock.acquire(wait_s)
+            self.lock.acquire(wait_s)
 
     def before_fork(self) -> bool:
         """Keep every thread out of SQLite while a fork is made, and let no connection cross it.
@@ -260,6 +257,7 @@ class Database:
     def _is_current(self) -> bool:
         try:
             named = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
+            os.stat(self.paths.queue / f"{DATABASE}-wal", follow_symlinks=False)
         except OSError:
             return False
         return self._opened is not None and os.path.samestat(named, self._opened)
@@ -304,7 +302,8 @@ class Database:
         self._stage({})
         os.rename(self._staged, self.paths.queue)
         if self.durability == "power":
-            sync_folder(self.paths.spool)
+            for folder in (self.paths.queue, self.paths.spool, self.paths.home, self.paths.home.parent):
+                sync_folder(folder)
 
     def _stage(self, rows: Rows) -> None:
         """Build a queue with `rows` in `queue.new`; its `format` row is committed with the last of them."""
@@ -361,12 +360,22 @@ def salvaged(rows: Rows) -> Rows:
     ledger.dead = len(dead)
     ledger.dead_bytes = sum(len(str(value)) for value in dead.values())
     held = ledger.delivered + len(events) + len(dead) + sum(ledger.lost.values())
+    # So many numbers were given at least: the sequence may be what is damaged.
+    highest = max(highest, held - ledger.refused)
     missing = highest + ledger.refused - held
-    if missing < 0 or (missing == 0 and not known):
-        ledger.refused += max(1, -missing) if not known else -missing
-        missing = highest + ledger.refused - held
+    if missing == 0 and not known:
+        ledger.refused += 1
+        missing = 1
     ledger.lose("damaged", missing)
-    return {**events, **dead, "sequence": highest, "ledger": ledger.encode()}
+    names: Rows = {key: rows[key] for key in ("absorbed", "closed") if _is_list(rows.get(key))}
+    return {**events, **dead, **names, "sequence": highest, "ledger": ledger.encode()}
+
+
+def _is_list(value: object) -> bool:
+    try:
+        return isinstance(json.loads(str(value)), list)
+    except ValueError:
+        return False
 
 
 def refuse_links(folder: Path) -> None:

@@ -42,7 +42,7 @@ def leave(paths: Paths, fields: Mapping[str, str | None], limits: Limits) -> Non
         return
     try:
         private_folder(paths.spool)
-        write_atomic(paths.destination, json.dumps(after, indent=2).encode() + b"\n")
+        write_atomic(paths.destination, json.dumps(after, indent=2).encode() + b"\n", durable=True)
     except (OSError, SpoolError):
         return  # the flusher names what it misses; the host has nothing to do with it
 

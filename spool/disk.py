@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -207,29 +207,34 @@ def salvage_rows(database: Path) -> Iterator[tuple[int | str, int | str]]:
     From the front until the first page that doesn't read, then from the back until the same. Never raises
     for what the file holds, never follows a file name, never unpickles.
     """
-    seen: set[int] = set()
     try:
         connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
     except sqlite3.Error:
         return
     try:
-        for order in ("ASC", "DESC"):
-            yield from _readable(connection, order, seen)
+        last = yield from _readable(connection, ">", "ASC", -1, None)
+        yield from _readable(connection, "<", "DESC", 2**63 - 1, last)
     finally:
         connection.close()
 
 
-def _readable(connection: sqlite3.Connection, order: str, seen: set[int]) -> Iterator[tuple[int | str, int | str]]:
-    # `order` is one of two literals of ours.
-    select = f"SELECT rowid, key, raw, mode, filename, value FROM Cache ORDER BY rowid {order}"  # noqa: S608
+def _readable(
+    connection: sqlite3.Connection, side: str, order: str, start: int, end: int | None
+) -> Generator[tuple[int | str, int | str], None, int]:
+    """Go row by row, for a cursor reads ahead and would fail one row early; give the last row's id."""
+    # `side` and `order` are literals of ours.
+    select = (
+        "SELECT rowid, key, raw, mode, filename, value FROM Cache"  # noqa: S608 - no text of anybody else
+        f" WHERE rowid {side} ? ORDER BY rowid {order} LIMIT 1"
+    )
     try:
-        for rowid, key, raw, mode, filename, value in connection.execute(select):
-            if rowid in seen:
-                return
-            seen.add(rowid)
+        while row := connection.execute(select, (start,)).fetchone():
+            start, key, raw, mode, filename, value = row
+            if start == end:
+                break
             plain = raw == 1 and mode == _RAW and filename is None
             if plain and type(key) in (int, str) and type(value) in (int, str):
                 yield key, value
     except (sqlite3.Error, UnicodeDecodeError):
-        # The page after this one doesn't read: the caller goes on from the other end.
-        return
+        pass  # the page after this one doesn't read: the caller goes on from the other end
+    return start

@@ -67,7 +67,7 @@ class Frames:
         module = dict.get(names, "__name__")
         own = self.is_own(module)
         file = _file(code.co_filename, dict.get(names, "__file__"))
-        name, library = _place(file.replace("\\", "/"), str(module), own=own)
+        name, library = _place(file.replace("\\", "/"), str(module))
         redacted = self._public if own or library else self._private
         shown = (own or library) and name.endswith(".py") and os.path.isabs(file)
         number = call.tb_lineno or code.co_firstlineno  # None where the code has no line table
@@ -128,7 +128,7 @@ def _file(path: str, module_file: object) -> str:
     return path if os.path.isabs(path) or path[:1] == "<" or not isinstance(module_file, str) else module_file
 
 
-def _place(path: str, module: str, *, own: bool) -> tuple[str, bool]:
+def _place(path: str, module: str) -> tuple[str, bool]:
     """Give a file's name as it may be told, and whether it belongs to a library."""
     for folder in ("/site-packages/", "/dist-packages/"):
         if folder in path:
@@ -142,8 +142,7 @@ def _place(path: str, module: str, *, own: bool) -> tuple[str, bool]:
     for name in (f"{inside}.py", f"{inside}/__init__.py"):
         if path.endswith("/" + name):
             return name, False
-    # The host's own script; other code that bears the name of a module it does not lie in is no source of it.
-    return (path.rpartition("/")[2] if own and module == "__main__" else "<script>"), False
+    return "<script>", False
 
 
 def _read(path: str) -> list[str]:

@@ -73,7 +73,7 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
-    if not isinstance(error, BaseExceptionGroup):
+    if not issubclass(type(error), BaseExceptionGroup):  # isinstance would ask the error
         return ()
     members: tuple[BaseException, ...] = vars(BaseExceptionGroup)["exceptions"].__get__(error)
     return members
@@ -113,10 +113,10 @@ def _marked(error: BaseException, mark: str, depth: int = 0) -> bool:
 
 def mark_expected(error: _E) -> _E:
     """Say that this error, or every error of this class, is no fault to report. Gives it back, for `raise`."""
-    if isinstance(error, type):
-        setattr(error, _EXPECTED, True)
-    else:
+    if isinstance(error, BaseException):
         _attributes(error)[_EXPECTED] = True
+    else:
+        setattr(error, _EXPECTED, True)
     return error
 
 
@@ -166,6 +166,8 @@ class _Teller:
 
 def _text(error: BaseException) -> str:
     try:
+        if issubclass(type(error), BaseExceptionGroup):  # without its "(2 sub-exceptions)"
+            return str(vars(BaseExceptionGroup)["message"].__get__(error))
         return str(error)
     except BaseException:  # noqa: BLE001 - see exception_properties
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from spool.errors import UnsafePathError
@@ -21,22 +22,25 @@ def _euid() -> int | None:
     return os.geteuid() if hasattr(os, "geteuid") else None
 
 
-def private_folder(path: Path) -> None:
-    """Make sure that `path` is a real folder of ours that nobody else can enter.
+def private_folder(path: Path) -> bool:
+    """Make sure that `path` is a real folder of ours that nobody else can enter. True if it was made now.
 
     Parents are created as needed. Raises UnsafePathError for a link, another kind of file or a foreign
     owner; OSError where the machine refuses.
     """
+    made = True
     try:
         os.mkdir(path, _FOLDER_MODE)
     except FileExistsError:
-        pass
+        made = False
     except FileNotFoundError:
         os.makedirs(path.parent, _FOLDER_MODE, exist_ok=True)
-        os.mkdir(path, _FOLDER_MODE)
+        with suppress(FileExistsError):  # another first run was faster
+            os.mkdir(path, _FOLDER_MODE)
     check_owned(path, os.lstat(path), stat.S_ISDIR, "folder")
     if os.name == "posix" and stat.S_IMODE(os.lstat(path).st_mode) != _FOLDER_MODE:
         os.chmod(path, _FOLDER_MODE)
+    return made
 
 
 def check_owned(path: Path | str, status: os.stat_result, kind_of: object, kind: str) -> None:

@@ -34,7 +34,7 @@ def first_run(paths: Paths, build: Callable[[str], str]) -> bool:
     private_folder(paths.spool)
     private_folder(paths.aside)
     beside = paths.aside / f"{_DRAFT}{install_id}{SUFFIX}"
-    write_new(beside, build(install_id).encode("ascii"))
+    write_new(beside, build(install_id).encode("ascii"), durable=True)
     won = False
     try:
         won = mint(paths, install_id)

@@ -6,7 +6,6 @@ identity, so none is ever added.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spool.consent import File, Home, decide, opted_out_by
-from spool.files import read_bounded, write_atomic, write_new
+from spool.files import read_bounded, sync_folder, write_atomic, write_new
 from spool.paths import Paths
 
 __all__ = [
@@ -71,6 +70,8 @@ class Consent(NamedTuple):
 
 def parse(data: bytes) -> Stored:
     """Read the file's bytes as strictly as ktx does."""
+    import json  # noqa: PLC0415 - five modules that a command which is opted out needs not
+
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError):
@@ -197,6 +198,8 @@ def draft(
     created_at: str | None = None,
 ) -> bytes:
     """Write the file's five keys, as ktx does."""
+    import json  # noqa: PLC0415 - loaded by the reading before
+
     moment = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     fields = {
         "installId": install_id,
@@ -215,13 +218,14 @@ def mint(paths: Paths, install_id: str) -> bool:
     """
     os.makedirs(paths.home, 0o700, exist_ok=True)
     beside = paths.home / f".telemetry.json.{os.getpid()}.{os.urandom(4).hex()}"
-    write_new(beside, draft(install_id, datetime.now(UTC)))
+    write_new(beside, draft(install_id, datetime.now(UTC)), durable=True)
     try:
         os.link(beside, paths.identity)
     except FileExistsError:
         return False
     finally:
         os.unlink(beside)
+    sync_folder(paths.home)  # once in the life of an install: a power cut must not make another one of it
     return True
 
 
@@ -230,6 +234,8 @@ def decide_for_all(paths: Paths, *, enabled: bool) -> None:
 
     A file that doesn't read is replaced: this is how it is mended. Raises OSError.
     """
+    import json  # noqa: PLC0415 - with the file's reader
+
     try:
         fields = json.loads(read_bounded(paths.identity, _MAX_BYTES))
         kept = fields if isinstance(fields, dict) and _is_ktx_shape(fields) else {}

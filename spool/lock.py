@@ -6,7 +6,7 @@ import errno
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,11 +31,13 @@ class FileLock:
     The file is created 0600 and never deleted: a deleted lock file would give two holders. Should somebody
     else delete it, the next `acquire` notices and locks the new file. A dead process holds nothing. Not
     re-entrant and not for several threads at once: its owner sees to that. Without `create` a file that is
-    not there raises FileNotFoundError.
+    not there raises FileNotFoundError. `guard` is called before the file is opened: it makes or refuses the
+    folder.
     """
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
+    def __init__(self, path: Path, *, create: bool = True, guard: Callable[[], object] | None = None) -> None:
         self.path = path
+        self._guard = guard
         self._flags = os.O_RDWR | (os.O_CREAT if create else 0)
         self._descriptor: int | None = None
         _live.add(self)
@@ -57,6 +59,8 @@ class FileLock:
 
     def _try(self) -> bool:
         if self._descriptor is None:
+            if self._guard is not None:
+                self._guard()
             self._descriptor = open_own(self.path, self._flags)
         try:
             if not lock_descriptor(self._descriptor, blocking=False):

@@ -44,14 +44,14 @@ def is_network(path: Path, table: Path = _TABLE) -> bool:
     Read from Linux's table of mounts (proc(5), mountinfo); where there is none, the answer is no.
     """
     try:
-        lines = table.read_text(errors="surrogateescape").splitlines()
+        lines = table.read_text(errors="surrogateescape").split("\n")
     except OSError:
         return False
     wanted = os.path.realpath(path)
     best, kind = "", ""
     for line in lines:
         left, _, right = line.partition(" - ")
-        fields, types = left.split(), right.split()
+        fields, types = left.split(" "), right.split(" ")
         if len(fields) < 5 or not types:  # noqa: PLR2004 - the mount point is the fifth field
             continue
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])

@@ -145,7 +145,14 @@ class Queue:
 
     def absorbed_names(self) -> set[str]:
         """The aside files that are in the queue already."""
+        if not self._database.exists():
+            return set()
         return self._database.read(lambda store: set(Transaction(store).absorbed), self.wait_s)
+
+    def forget_absorbed(self) -> None:
+        """Forget the names that were absorbed, once their files are gone: a name may be used again."""
+        if self.absorbed_names():
+            self._write(lambda transaction: setattr(transaction, "absorbed", []))
 
     def count_lost(self, cause: str, count: int = 1) -> None:
         """Count events as captured and lost that never entered the queue."""

@@ -214,6 +214,8 @@ class Recorder:
         while self._missed:
             self._missed -= 1
             spool.tally.add("reentered")
+        if not os.path.exists(paths.destination):
+            self._leave_destination(paths)
         try:
             reason = spool.put(frozen, guard, closes)
         except OptedOutError:
@@ -237,17 +239,22 @@ class Recorder:
         """Give the spool of a home, made at its first use; a host may change its home between captures."""
         spool = self._spools.get(paths.home)
         if spool is None:
-            from spool import destination  # noqa: PLC0415 - loaded already, by `load`
             from spool.launch import waits  # noqa: PLC0415 - only what captures needs it
             from spool.spool import Spool  # noqa: PLC0415 - diskcache and filelock, some 20 ms
 
             waited = waits(paths)
             spool = self._spools[paths.home] = Spool(paths, self.options.limits, self.options.durability)
-            destination.leave(paths, self.options.destination, self.options.limits)
+            self._leave_destination(paths)
             spool.recover()
             if self.options.flush == "auto" and waited:
                 self.launch(paths)
         return spool
+
+    def _leave_destination(self, paths: Paths) -> None:
+        """Tell a bare flusher where to deliver; again, when the folder was removed under us."""
+        from spool import destination  # noqa: PLC0415 - loaded already, by `load`
+
+        destination.leave(paths, self.options.destination, self.options.limits)
 
     def launch(self, paths: Paths) -> None:
         """Start a flusher, detached, if one is due; reap the one before, in a process that lives long."""

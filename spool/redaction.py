@@ -102,7 +102,7 @@ def whereabouts(env: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 def error_class(error: BaseException | type[BaseException]) -> str | None:
     """Give the name of an error's class if it looks like one; a name made at run time could carry data."""
-    name = vars(type)["__name__"].__get__(error if isinstance(error, type) else type(error))
+    name = vars(type)["__name__"].__get__(type(error) if isinstance(error, BaseException) else error)
     return name if re.fullmatch(r"(?=.{1,80}$)_*[A-Z][A-Za-z0-9_]*", name) else None
 
 
@@ -121,8 +121,10 @@ _HOLDERS = (str, bytes, list, tuple, dict, set, frozenset)
 # -- spellings of what is known -------------------------------------------------------------------------
 
 # Every repetition is bounded: a text of nothing but backslashes must not cost more than another.
-_SLASH = r"(?>[\\/]|%(?:25){0,3}(?:5c|2f)){1,16}+"
-_SPACE = r"(?>\s|\+|\\{1,8}+(?:[abfnrtv0]|x[01][0-9a-f]|u00[01][0-9a-f])|%(?:25){0,3}(?:20|[01][0-9a-f]|7f)){1,16}+"
+_SLASH = r"(?>[\\/]|%(?:25){0,3}(?:5c|2f)){1,16}"
+_SPACE = (
+    r"(?>\s|\+|\\{1,8}+(?:[abfnrtv0]|x[01][0-9a-f]|(?-i:u)00[01][0-9a-f])|%(?:25){0,3}(?:20|[01][0-9a-f]|7f)){1,16}+"
+)
 
 
 def _texts(secrets: Iterable[object]) -> Iterator[str]:
@@ -154,25 +156,31 @@ def _encoded(secret: str) -> Iterator[str]:
 
 def _spelled(text: str) -> str:
     """Give a pattern for the text in which every sign may be escaped, one by one and more than once."""
-    parts = []
+    pattern, slash = "", ""
     for run in re.findall(rf"{_GAPS}|[\\/]+|.", re.sub(rf"^{_GAPS}|{_GAPS}$", "", text)):
+        if run[0] in "\\/":
+            slash = _SLASH
+            continue
         if _GAP.match(run):
             odd = [_escaped(sign) for sign in sorted(set(run)) if not sign.isascii()]
-            parts.append(f"(?>{'|'.join([_SPACE, *odd])}){{1,16}}+")
-        elif run[0] in "\\/":
-            parts.append(_SLASH)
+            part = f"(?>{'|'.join([_SPACE, *odd])}){{1,16}}+"
         else:
-            parts.append(run if run.isascii() and run.isalnum() else _escaped(run))
-    return "".join(parts)
+            part = run if run.isascii() and run.isalnum() else _escaped(run)
+        # A slash and the escape of what follows it are told apart here and nowhere else.
+        pattern += f"(?>{slash}{part})" if slash else part
+        slash = ""
+    return pattern + slash
 
 
 def _escaped(sign: str) -> str:
-    data, pair = sign.encode("utf-8", "surrogatepass"), sign.encode("utf-16-be", "surrogatepass").hex()
+    data, code = sign.encode("utf-8", "surrogatepass"), ord(sign)
+    wide = code > 0xFFFF  # noqa: PLR2004 - beyond it JSON writes two units of UTF-16
+    units = (0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF)) if wide else (code,)
     ways = (
         "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in data),
-        "".join(rf"\\{{1,8}}+u{pair[at : at + 4]}" for at in range(0, len(pair), 4)),
+        "".join(rf"\\{{1,8}}+u{unit:04x}" for unit in units),
         "".join(rf"\\{{1,8}}+x{byte:02x}" for byte in data),
-        rf"\\{{1,8}}+(?:x{ord(sign):02x}|U{ord(sign):08x})",
+        rf"\\{{1,8}}+(?:x{code:02x}|U{code:08x})",
         rf"\\{{0,8}}+{re.escape(sign)}",
     )
     return f"(?>{'|'.join(ways)})"

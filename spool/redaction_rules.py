@@ -76,6 +76,8 @@ RULES: tuple[Rule, ...] = (
     ("%40", r"(%3a%2f%2f)[^\s&\"']{0,2000}%40", rf"\1{CUT}@"),
     ("oracle:", r"(oracle:[a-z0-9]{1,8}:)[^\s@]{1,500}@", rf"\1{CUT}@"),
     ("@", r"(?<![\w.+%/@-])[\w.+%-]{1,64}:[^\s/]{1,200}@(?!sha256:)(?=[\w\[])", f"{CUT}@"),
+    # curl -u user:password
+    ("-u", r"((?<![\w-])(?:-u|--user)[\"']?(?:[ =]|, ?)[\"']?[\w.@+-]{1,64}:)\S+", rf"\1{CUT}"),
     ("authorization|cookie", _HEADER, rf"\1{CUT}"),
     ("bearer", rf"({EDGE}bearer:? )(?!{_PROSE})\S+", rf"\1{CUT}"),
     ("basic ", rf"({EDGE}basic )(?=\S*(?:\d|=|(?-i:[a-z][A-Z])))[\w+/-]{{4,}}={{0,2}}", rf"\1{CUT}"),

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from spool.errors import SpoolError
 from spool.files import private_folder, write_new
 from spool.paths import Paths
 
@@ -73,7 +74,7 @@ class Tally:
         for cause, count in list(self._unnoted.items()):
             try:
                 self._note(cause, count)
-            except OSError:
+            except (OSError, SpoolError):
                 return  # it stays in memory; the next capture or the end of the process tries again
             del self._unnoted[cause]
 

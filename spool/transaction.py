@@ -98,8 +98,8 @@ class Transaction:
         """
         number = int(self._store.incr("sequence"))
         numbered = f'{text[:-2]},"spool_sequence":{number}}}}}'
-        if not self._store.add(number, encode(now, numbered)):
-            raise QueueDamagedError(f"number {number} is taken: the sequence went back")
+        if number < 1 or not self._store.add(number, encode(now, numbered)):
+            raise QueueDamagedError(f"number {number} can't be given: the sequence went back")
         return number
 
     def keep_within(self, limits: Limits) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 from spool.errors import SpoolError
 from spool.files import write_atomic
@@ -18,6 +17,8 @@ def wipe(paths: Paths) -> int:
 
     Raises SpoolError where the queue can't be had: then it is deleted whole, counters and all.
     """
+    import shutil  # noqa: PLC0415 - it brings every compressor along, for what is done once
+
     from spool.queue import Queue  # noqa: PLC0415 - diskcache, only when there is something to delete
 
     if not os.path.isdir(paths.spool):

@@ -26,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # rich would print local variables, the user's data among them
 )
 
+mcp_commands = typer.Typer(help="Serve agents by the Model Context Protocol.", no_args_is_help=True)
+app.add_typer(mcp_commands, name="mcp")
+
 BAD_INPUT = {Fault.MISSING, Fault.DIRECTORY, Fault.NOT_A_FILE, Fault.NOT_A_DATABASE}
 
 # What telemetry says about a failure: fixed texts, so that no path, name or value of the user's can slip in.
@@ -155,6 +158,42 @@ def status() -> None:
     typer.echo(f"version    {VERSION}")
     typer.echo(f"telemetry  {'on' if identity.enabled else 'off'} (decided by: {identity.decided_by})")
     typer.echo(f"home       {paths.home if paths else 'none can be named'}")
+
+
+@mcp_commands.command()
+def stdio() -> None:
+    """Serve MCP on stdin and stdout, until they are closed."""
+    try:
+        from ktx_mcp import serve  # noqa: PLC0415 - the SDK takes long to load; no other command pays for it
+    except ModuleNotFoundError as error:
+        if error.name != "mcp":
+            raise
+        typer.echo("ktx: this command needs the package mcp: pip install mcp", err=True)
+        raise typer.Exit(1) from error
+    serve()
+
+
+@app.command()
+def daemon(
+    *,
+    listen: Annotated[
+        Path | None, typer.Option("--socket", metavar="FILE", help="Where to listen; daemon.sock in the home.")
+    ] = None,
+) -> None:
+    """Serve requests on a Unix socket, until one says stop."""
+    from ktx_daemon import DaemonError, serve  # noqa: PLC0415 - Unix only; the other commands run anywhere
+
+    paths = telemetry().paths
+    if listen is None and paths is not None:
+        listen = paths.home / "daemon.sock"
+    if listen is None:
+        typer.echo("ktx: there is no home to listen in: say --socket FILE", err=True)
+        raise typer.Exit(2)
+    try:
+        serve(listen)
+    except DaemonError as error:
+        typer.echo(f"ktx: {printable(str(error))}", err=True)
+        raise typer.Exit(1) from error
 
 
 def main() -> None:
