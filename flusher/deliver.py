@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import ssl
 import threading
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -171,8 +172,7 @@ def _session(host: str, env: Mapping[str, str]) -> requests.Session:
     session.mount("http://", adapter)
     bundle = next((env[name] for name in _BUNDLES if env.get(name)), None)
     if bundle is not None:
-        if not os.access(bundle, os.R_OK):
-            raise ConfigurationError(f"the CA bundle {bundle} can't be read: mend or unset {_bundle_name(env)}")
+        _check_bundle(bundle, _bundle_name(env))
         session.verify = bundle
     if not requests.utils.should_bypass_proxies(host, no_proxy=env.get("no_proxy") or env.get("NO_PROXY")):
         for scheme, names in _PROXIES.items():
@@ -180,6 +180,19 @@ def _session(host: str, env: Mapping[str, str]) -> requests.Session:
             if proxy is not None:
                 session.proxies[scheme] = proxy
     return session
+
+
+def _check_bundle(bundle: str, variable: str) -> None:
+    """Raise ConfigurationError for a bundle that holds no certificate: else the server would get the blame."""
+    folder = os.path.isdir(bundle)
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(capath=bundle) if folder else context.load_verify_locations(cafile=bundle)
+        usable = not folder or bool(os.listdir(bundle))
+    except (OSError, ssl.SSLError):
+        usable = False
+    if not usable:
+        raise ConfigurationError(f"the CA bundle {bundle} holds no certificate: mend or unset {variable}")
 
 
 def _bundle_name(env: Mapping[str, str]) -> str:

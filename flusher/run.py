@@ -74,6 +74,9 @@ def _run(context: Context) -> None:
 
 def _pass(context: Context, queue: Queue) -> None:
     report = context.report
+    if context.options.dry_run:
+        report.result, report.reason = Result.NOTHING, "dry run: nothing was sent or changed"
+        return
     if not queue.account().balanced:
         queue.rebuild("the account does not add up")
     report.absorbed = absorb(context.paths, queue, context.identity.install_id)
@@ -91,9 +94,6 @@ def _pass(context: Context, queue: Queue) -> None:
     if not context.options.force and not backoff.is_due(before.waiting, context.clock()):
         report.result, report.reason = Result.BACKING_OFF, before.reason
         report.next_attempt = _moment(before.next_attempt)
-        return
-    if context.options.dry_run:
-        report.result, report.reason = Result.NOTHING, "dry run: nothing was sent"
         return
     _deliver(context, queue, destination, before)
 

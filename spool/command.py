@@ -194,5 +194,5 @@ def _is_usage(error: BaseException) -> bool:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - a __str__ of the host's that fails says nothing
+    except BaseException:  # noqa: BLE001 - a __str__ of the host's that fails, or exits, says nothing
         return ""

@@ -384,8 +384,9 @@ def refuse_links(folder: Path) -> None:
 
     from spool.files import check_owned  # noqa: PLC0415 - beside its use
 
-    for entry in os.scandir(folder):
-        check_owned(entry.path, entry.stat(follow_symlinks=False), S_ISREG, "file")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            check_owned(entry.path, entry.stat(follow_symlinks=False), S_ISREG, "file")
 
 
 _kept_out: list[Database] = []

@@ -272,7 +272,6 @@ def put_foreign(home: Path, name: str, message: dict[str, Any]) -> None:
     assert stat.S_ISREG(os.stat(home / "spool/aside" / name).st_mode)
 
 
-@pytest.mark.xfail(strict=True, reason="flusher/absorb.py: a name of the last absorption is deleted unread")
 def test_a_name_that_is_used_again_is_another_event(home: Path, server: LocalPostHog) -> None:
     """The contract asks a foreign writer for a whole file that ends in .json, and for no name of its own."""
     Store("queue", "process", home, server).telemetry().capture("scan_completed")

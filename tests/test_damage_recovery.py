@@ -228,7 +228,6 @@ def test_a_damaged_log_costs_what_came_after_the_damage_and_invents_nothing(how:
     assert found == expected
 
 
-@pytest.mark.xfail(strict=True, reason="spool/database.py: after a commit only cache.db is looked at, not its log")
 def test_a_log_deleted_under_a_running_host_makes_no_receipt_a_lie(queues: tuple[Queue, Queue], home: Path) -> None:
     """SQLite goes on in the deleted file, and folds it in when it closes: before anybody else opens."""
     host, other = queues

@@ -126,6 +126,17 @@ def test_one_rejected_event_becomes_a_dead_letter_and_the_others_arrive(home: Pa
     assert status(home)["accounting"]["dead"] == 1
 
 
+def test_a_destination_that_rejects_everything_costs_no_event(home: Path, server: LocalPostHog) -> None:
+    """An address that answers 405 to whatever comes: it is not the events, so none of them is buried."""
+    spool_events(home, server.url, 120)
+    server.always(answer(405))
+    report = flush_json(home)
+    assert (report["exit_code"], report["rejected"], report["remaining"]) == (75, 0, 121)
+    assert "rejects every event" in report["stderr"]
+    server.behave()
+    assert flush_json(home, "run", "--force")["delivered"] == 121
+
+
 def test_without_a_key_the_events_are_kept(home: Path, server: LocalPostHog) -> None:
     """No project key is a matter of configuration: exit 2, one line, everything kept until a key is given."""
     spool_events(home, server.url, key=None)

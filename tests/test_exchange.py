@@ -7,12 +7,15 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from spool.paths import Paths
+from spool.queue import Queue
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, ROOT, environment, flush, flush_json, status
 from tests.test_letters import kill_some, listed, put_aside, spool_events
@@ -116,6 +119,25 @@ finally:
     assert int(done.stdout.split()[-1]) < 100_000, "kilobytes, for a file of 48 MB"
     assert flush_json(home, "run", "--host", server.url, "--key", KEY)["delivered"] == 11_999
     assert len({event["uuid"] for event in server.accepted}) == len(server.accepted) == 11_999
+
+
+def test_a_killed_import_is_done_again_and_every_event_is_here_once(home: Path) -> None:
+    """Killed three times at different points, then run to its end: nothing is missing, nothing twice."""
+    file = home.parent / "in"
+    file.write_text("".join(line(number) for number in range(6_000)))
+    done = []
+    for wanted in (500, 1_500, 3_000):
+        command = [sys.executable, "-m", "flusher", "--home", str(home), "import", str(file)]
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE) as process:
+            while process.poll() is None and sum(1 for _ in Queue(Paths(home), wait_s=5.0).gather()) < wanted:
+                time.sleep(0.01)
+            process.kill()
+        done.append(status(home)["pending"])
+    report = flush_json(home, "import", file)
+    assert (report["imported"], report["known"]) == (6_000 - done[-1], done[-1])
+    assert done == sorted(done)
+    numbers = [json.loads(stored.text)["properties"]["number"] for stored in Queue(Paths(home), wait_s=5.0).gather()]
+    assert sorted(numbers) == list(range(6_000))
 
 
 def test_stdout_and_stdin_make_a_pipe(home: Path, server: LocalPostHog) -> None:

@@ -7,43 +7,30 @@ replays its journal) and read. A disk that acknowledges a flush and forgets the 
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flusher.absorb import absorb
 from spool.lock import FileLock
 from spool.paths import Paths
+from spool.queue import Queue
 from tests.support.local_posthog import LocalPostHog, accept_then_hang
 from tests.support.mounts import NEEDS_EXT4, commit_journal, cut_power, make_image, mounted_image
 from tests.support.processes import run_python, start_python, status
+from tests.support.stoppable import Writer, stop, wait_until, writing
 
 pytestmark = [pytest.mark.root, NEEDS_EXT4]
 
 CUTS = 12
-
-# Says each acknowledged uuid on a pipe, unbuffered. Every seventh event is large: diskcache by itself would
-# put it into a side file without fsync.
-WRITER = """
-import os, sys
-from pathlib import Path
-from spool import Limits, Telemetry
-home, durability, url, count = sys.argv[1:5]
-telemetry = Telemetry("ktx", "1", "phc_test", url, Path(home), durability=durability, flush="never",
-                      limits=Limits(lock_wait_s=0.0))
-for number in range(int(count)):
-    receipt = telemetry.capture("scan_completed", {"text": "x" * (50_000 if number % 7 == 6 else 100)})
-    os.write(1, f"{receipt.uuid} {receipt.state}\\n".encode())
-sys.stdin.read()
-"""
 
 # What a copied home holds: reads it as the flusher does, then captures once more as the host does.
 READER = """
@@ -73,75 +60,6 @@ FLUSHER = "from flusher.cli import main; main()"
 WELL = {"balanced": True, "quarantined": [], "next": "queued", "destination": "reads"}
 
 
-class Writer:
-    """A running writer process, what it promised so far, and the moment at which it stands still."""
-
-    def __init__(self, home: Path, durability: str, url: str = "http://127.0.0.1:9", count: int = 10**6):
-        self.process = start_python(WRITER, home, durability, url, count, stdin=subprocess.PIPE)
-        assert self.process.stdout is not None
-        self._pipe = self.process.stdout.fileno()
-        self._said = b""
-
-    def wait_for(self, count: int) -> None:
-        """Read until so many events are acknowledged."""
-        while self._said.count(b"\n") < count:
-            more = os.read(self._pipe, 65536)
-            assert more, "the writer ended early"
-            self._said += more
-
-    def stop(self) -> None:
-        """Let it stand still wherever it is, and read what it said before."""
-        stop(self.process)
-        os.set_blocking(self._pipe, False)
-        while more := _read(self._pipe):
-            self._said += more
-        os.set_blocking(self._pipe, True)
-
-    def go_on(self) -> None:
-        """Let it write again."""
-        self.process.send_signal(signal.SIGCONT)
-
-    @property
-    def promised(self) -> dict[str, str]:
-        """The state of every uuid that was acknowledged."""
-        lines = self._said.decode().splitlines(keepends=True)
-        words = [line.split() for line in lines if line.endswith("\n")]
-        return dict(words)
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """Let a process stand still, wherever it is; when this returns it does."""
-    process.send_signal(signal.SIGSTOP)
-    state = Path(f"/proc/{process.pid}/stat")
-    wait_until(lambda: state.read_text().rpartition(") ")[2][0] in "TZ")
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Return once it holds; fails after 20 s."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
-
-
-def _read(pipe: int) -> bytes:
-    try:
-        return os.read(pipe, 65536)
-    except BlockingIOError:
-        return b""
-
-
-@contextmanager
-def writing(home: Path, durability: str, **options: Any) -> Iterator[Writer]:
-    """Have a writer for a block; it is killed at its end."""
-    writer = Writer(home, durability, **options)
-    try:
-        yield writer
-    finally:
-        writer.process.kill()
-        writer.process.communicate()
-
-
 @contextmanager
 def held_lock(home: Path) -> Iterator[None]:
     """Sit on the queue's lock for a block, so that every event goes aside."""
@@ -164,6 +82,17 @@ def writing_on(image: Path, point: Path, durability: str, state: str, **options:
         writer = stack.enter_context(writing(home, durability, **options))
         yield writer
         assert set(writer.promised.values()) == {state}
+
+
+def waiting_in(home: Path) -> set[str]:
+    """Give the uuids that the flusher would find in a home."""
+    queue = Queue(Paths(home), wait_s=5.0)
+    try:
+        absorb(Paths(home), queue)
+        assert queue.account().balanced
+        return {json.loads(stored.text)["uuid"] for stored in queue.gather()}
+    finally:
+        queue.close()
 
 
 def after_the_cut(copy: Path, point: Path) -> dict[str, Any]:
@@ -191,8 +120,8 @@ def test_a_power_cut_loses_no_acknowledged_event(state: str, tmp_path: Path) -> 
             writer.go_on()
     assert len(cuts[-1][1]) > CUTS
     for copy, promised in cuts:
-        found = after_the_cut(copy, tmp_path / "later")
-        assert promised - set(found["uuids"]) == set()
+        with mounted_image(copy, tmp_path / "later") as disk:
+            assert promised - waiting_in(disk / "home") == set()
         copy.unlink()
 
 

@@ -39,7 +39,6 @@ def write_aside(paths: Paths, names: list[str]) -> dict[str, str]:
     return texts
 
 
-@pytest.mark.xfail(strict=True, reason="spool/database.py: a rebuild does not carry the row `absorbed` over")
 def test_a_rebuild_remembers_what_was_absorbed(paths: Paths, queue: Queue) -> None:
     """Absorbed, killed before the file was removed, then damage: the event is still in the queue once."""
     texts = write_aside(paths, ["1.json"])

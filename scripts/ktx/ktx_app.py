@@ -166,9 +166,9 @@ def stdio() -> None:
     try:
         from ktx_mcp import serve  # noqa: PLC0415 - the SDK takes long to load; no other command pays for it
     except ModuleNotFoundError as error:
-        if error.name != "mcp":
+        if str(error.name).split(".")[0] != "mcp":
             raise
-        typer.echo("ktx: this command needs the package mcp: pip install mcp", err=True)
+        typer.echo("ktx: this command needs the MCP SDK: pip install 'mcp>=2.3'", err=True)
         raise typer.Exit(1) from error
     serve()
 
