@@ -58,8 +58,8 @@ class CommandSpan:
         self, telemetry: Telemetry, path: Sequence[str], flags: Mapping[str, object], project: Path | str | None
     ) -> None:
         self._telemetry = telemetry
-        self._path = [str(part) for part in path]
-        self._flags = flags
+        self._path = [path] if isinstance(path, str) else [str(part) for part in path]
+        self._flags = flags if isinstance(flags, Mapping) else dict.fromkeys(flags, True)
         self._project = project
         self._pid = os.getpid()
         self._started_s = time.monotonic()

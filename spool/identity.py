@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -225,7 +226,8 @@ def mint(paths: Paths, install_id: str) -> bool:
         return False
     finally:
         os.unlink(beside)
-    sync_folder(paths.home)  # once in the life of an install: a power cut must not make another one of it
+    with suppress(OSError):  # it is published; a disk that can't sync its name now may do so later
+        sync_folder(paths.home)  # a power cut must not make another install of it
     return True
 
 
@@ -238,14 +240,21 @@ def decide_for_all(paths: Paths, *, enabled: bool) -> None:
 
     try:
         fields = json.loads(read_bounded(paths.identity, _MAX_BYTES))
-        kept = fields if isinstance(fields, dict) and _is_ktx_shape(fields) else {}
-    except (OSError, ValueError, RecursionError):
-        kept = {}
-    if kept:
-        data = (json.dumps({**kept, "enabled": enabled}, indent=2) + "\n").encode()
+    except (FileNotFoundError, ValueError, RecursionError):
+        fields = None
+    if isinstance(fields, dict) and _is_ktx_shape(fields):
+        data = (json.dumps({**fields, "enabled": enabled}, indent=2) + "\n").encode()
     else:
-        from uuid import uuid4  # noqa: PLC0415 - once in the life of an install
-
-        data = draft(str(uuid4()), datetime.now(UTC), enabled=enabled)
+        data = draft(_install_id_of(fields), datetime.now(UTC), enabled=enabled)
     os.makedirs(paths.home, 0o700, exist_ok=True)
     write_atomic(paths.identity, data)
+
+
+def _install_id_of(fields: object) -> str:
+    """Keep the install id of a file that is not ktx's in some other way; else make one."""
+    found = fields.get("installId") if isinstance(fields, dict) else None
+    if isinstance(found, str) and _UUID.fullmatch(found):
+        return found
+    from uuid import uuid4  # noqa: PLC0415 - once in the life of an install
+
+    return str(uuid4())

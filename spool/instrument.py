@@ -30,30 +30,36 @@ def run(telemetry: Telemetry, app: Any, args: Sequence[str] | None = None) -> No
     """Run the app to its end, and the process with it. Raises TypeError for no Typer and no Click app."""
     command = _command(app)
     arguments = list(sys.argv[1:] if args is None else args)
-    name = os.path.basename(sys.argv[0] or telemetry.app).removesuffix(".py")
-    asked = invocation(command, telemetry.app, arguments)
-    if asked.informs or _completes():
+    if telemetry.recorder.silenced_by() is not None or _completes(telemetry.app):
+        sys.exit(app(args=arguments))
+    try:
+        asked = invocation(command, telemetry.app, arguments)
+    except Exception:  # noqa: BLE001 - an app of a kind never seen: its command is counted without its name
+        asked = Invocation([telemetry.app], {}, informs=False)
+    if asked.informs:
         sys.exit(app(args=arguments))
     with telemetry.signals(), telemetry.command(asked.path, asked.flags):
-        sys.exit(app(args=arguments, prog_name=None if name in ("", "-c", "__main__") else name))
+        sys.exit(app(args=arguments))
 
 
 def _command(app: Any) -> Any:
     """Give the Click command of an app, whichever click it was made with."""
     if callable(getattr(app, "make_context", None)) and hasattr(app, "params"):
         return app
-    if type(app).__name__ == "Typer" and hasattr(app, "registered_commands"):
-        # The very module that the app came from: importing it costs nothing any more.
-        return sys.modules[type(app).__module__].get_command(app)
+    for kind in type(app).__mro__:
+        if kind.__name__ == "Typer" and kind.__module__.split(".")[0] == "typer":
+            # The very module that the app came from: importing it costs nothing any more.
+            return sys.modules[kind.__module__].get_command(app)
     raise TypeError(
         f"telemetry.main takes a Typer or Click app, not {type(app).__name__}:"
         " for other programs there are telemetry.signals() and telemetry.command()"
     )
 
 
-def _completes() -> bool:
-    """Tell shell completion: click and typer ask for it by a variable."""
-    return any(name.startswith("_") and name.endswith("_COMPLETE") for name in os.environ)
+def _completes(app: str) -> bool:
+    """Tell shell completion: click and typer ask for it by a variable that is named after the program."""
+    names = {app, os.path.basename(sys.argv[0] or app).removesuffix(".py")}
+    return any(f"_{name.replace('-', '_').replace('.', '_').upper()}_COMPLETE" in os.environ for name in names)
 
 
 def invocation(command: Any, name: str, arguments: Iterable[str]) -> Invocation:
@@ -76,15 +82,15 @@ def invocation(command: Any, name: str, arguments: Iterable[str]) -> Invocation:
             continue
         informs = informs or word in helps
         for option, attached in _options(command, word):
-            informs = informs or bool(getattr(option, "is_eager", False)) or option.name in _INFORM
+            informs = informs or option.name in _INFORM
             flags[_long_name(option)] = True
             if not attached and not _is_flag(option):
                 del words[: max(1, abs(int(option.nargs)))]
     return Invocation(path, flags, informs)
 
 
-# Typer's own, which print or write a completion script and leave.
-_INFORM = {"install_completion", "show_completion"}
+# Options that print something, or write a completion script, and leave.
+_INFORM = {"install_completion", "show_completion", "version"}
 
 
 def _help_names(command: Any) -> set[str]:
@@ -93,7 +99,8 @@ def _help_names(command: Any) -> set[str]:
 
 
 def _long_name(option: Any) -> str:
-    return str(max(option.opts, key=len)).lstrip("-")
+    names = [*getattr(option, "opts", ()), *getattr(option, "secondary_opts", ())]
+    return str(max(names, key=len)).strip().lstrip("-") if names else str(option.name)
 
 
 def _options(command: Any, word: str) -> list[tuple[Any, bool]]:

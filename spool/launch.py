@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -149,4 +150,6 @@ def _spawn(arguments: list[str], env: dict[str, str]) -> int:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ).pid  # fmt: skip
     null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
-    return os.posix_spawn(arguments[0], arguments, env, file_actions=null, setsid=True)
+    # Held back here while the event is put on disk, and no matter of the flusher's.
+    ends = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM]
+    return os.posix_spawn(arguments[0], arguments, env, file_actions=null, setsid=True, setsigmask=[], setsigdef=ends)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from spool.consent import File, is_set, opted_out_by
 from spool.errors import InvalidEventError, OptedOutError, SpoolError
-from spool.identity import Consent, Identity, Watch, consent, signature
+from spool.identity import Consent, Identity, Signature, Watch, consent, signature
 from spool.paths import Paths, resolve_home
 from spool.settings import Durability, FlushMode, Limits, env_prefix
 from spool.wipe import wipe_once
@@ -69,6 +69,7 @@ class Recorder:
         self._loading: int | None = None
         self._missed = 0
         self._flusher: int | None = None
+        self._wiped: Signature | None = None
 
     # -- what the world says ----------------------------------------------------------------------------
 
@@ -102,8 +103,10 @@ class Recorder:
         now = self._watch.consent(paths, os.environ)
         if paths is None or self.debug:
             return now
-        if now.file is File.DISABLED and now.identity.decided_by == "telemetry.json":
-            wipe_once(paths, now.signature)
+        said_no = now.file is File.DISABLED and now.identity.decided_by == "telemetry.json"
+        if said_no and self._wiped != now.signature:  # once a process: what stays is deleted by the next one
+            self._wiped = now.signature
+            wipe_once(paths, now.signature, self.options.limits.lock_wait_s)
         if not now.identity.enabled or now.identity.install_id is not None:
             return now
         from spool.first_run import first_run  # noqa: PLC0415 - once in the life of an install

@@ -32,11 +32,13 @@ def handled(telemetry: Telemetry) -> Iterator[None]:
         yield
         return
     before: dict[int, Any] = {}
+    given_up: set[int] = set()
 
     def take(number: int, frame: FrameType | None) -> None:
         for other in before:
             if signal.getsignal(other) is take:
                 signal.signal(other, signal.SIG_DFL)
+                given_up.add(other)
         if telemetry.span is not None:
             telemetry.span.finish(outcome="aborted")
         _go_on(before[number], number, frame)
@@ -48,7 +50,8 @@ def handled(telemetry: Telemetry) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is take:
+            present = signal.getsignal(number)
+            if present is take or (number in given_up and present is signal.SIG_DFL):
                 signal.signal(number, handler)
 
 

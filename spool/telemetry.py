@@ -107,7 +107,10 @@ class Telemetry:
         install_id = self.identity.install_id
         if install_id is None:
             return ""
-        return sha256(f"{install_id}:{os.path.realpath(project_dir)}".encode()).hexdigest()
+        try:
+            return sha256(os.fsencode(f"{install_id}:{os.path.realpath(project_dir)}")).hexdigest()
+        except (OSError, ValueError):  # a working folder that was deleted, a name that is none
+            return ""
 
     def capture(  # noqa: PLR0913 - after posthog-python's capture
         self,

@@ -12,7 +12,7 @@ from spool.paths import Paths
 __all__ = ["wipe", "wipe_once"]
 
 
-def wipe(paths: Paths) -> int:
+def wipe(paths: Paths, wait_s: float = 1.0) -> int:
     """Delete what waits; give how many events the queue held. The counters stay, so that the account adds up.
 
     Raises SpoolError where the queue can't be had: then it is deleted whole, counters and all.
@@ -23,7 +23,7 @@ def wipe(paths: Paths) -> int:
 
     if not os.path.isdir(paths.spool):
         return 0
-    queue = Queue(paths, wait_s=1.0)
+    queue = Queue(paths, wait_s=wait_s)
     try:
         gone = queue.wipe()
     finally:
@@ -36,7 +36,7 @@ def wipe(paths: Paths) -> int:
     return gone
 
 
-def wipe_once(paths: Paths, decided: Signature | None) -> None:
+def wipe_once(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> None:
     """Delete what waits, once for each decision: what an opt-out costs the runs after it is one small read.
 
     `decided` is the signature of the `telemetry.json` that says no. What can't be deleted now is deleted
@@ -47,7 +47,7 @@ def wipe_once(paths: Paths, decided: Signature | None) -> None:
     try:
         if not os.path.isdir(paths.spool) or (mark.exists() and mark.read_bytes() == said):
             return
-        wipe(paths)
+        wipe(paths, wait_s)
         write_atomic(mark, said)
     except (OSError, SpoolError):
         return  # not now: the next run of host or flusher tries again

@@ -67,7 +67,7 @@ def listing(home: Path) -> dict[str, tuple[int, int]]:
 HOST = """
 import sys
 from spool import Telemetry
-t = Telemetry("ktx", "1", "phc_test", sys.argv[2], sys.argv[1])
+t = Telemetry("ktx", "1", "phc_test", sys.argv[2], sys.argv[1], flush="never")
 receipt = t.capture("scan_completed", groups={"project": t.project_id(".")})
 print(receipt.state, bool(receipt), receipt.reason, t.identity.enabled, sep="|")
 """

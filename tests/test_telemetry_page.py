@@ -245,7 +245,7 @@ os._exit(9)
 def test_a_command_event_has_the_fields_of_the_page_and_no_other(home: Path) -> None:
     """One that fails and one that is killed: between them they have every field of the table."""
     run_python(COMMANDS, home)
-    flush(home, "run", "--dry-run")
+    flush(home, "run", "--host", "http://127.0.0.1:9", "--key", "phc_x", "--max-retries", "0")
     failed, killed = (event["properties"] for event in waiting(home) if event["event"] == "command")
     fields = rows("A `command` event adds these:")
     assert {name for name in failed | killed if name not in ENVELOPE} == set(fields)
