@@ -5,7 +5,6 @@ Everything that writes goes through `Database.write`: one lock, one deadline, on
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -17,13 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spool.disk import DATABASE, open_store, salvage_rows, set_power, translated
+from spool.disk import DATABASE, open_store, read_whole, salvage_rows, set_power, translated
 from spool.errors import LockBusyError, QueueDamagedError, SpoolError, UnavailableError
-from spool.files import private_folder, sync_folder, write_new
+from spool.files import private_folder, refuse_links, sync_folder, write_new
 from spool.interrupts import signals_held
 from spool.ledger import Ledger
 from spool.lock import FileLock
 from spool.paths import Paths
+from spool.salvage import Rows, salvaged
 from spool.settings import Durability
 from spool.transaction import META, Transaction
 
@@ -32,7 +32,6 @@ __all__ = ["Database"]
 T = TypeVar("T")
 # A fork waits a little longer than the capture of another thread may take, which it must not interrupt.
 _FORK_WAIT_S = 0.5
-Rows = dict[int | str, int | str]
 
 _live: weakref.WeakSet[Database] = weakref.WeakSet()
 # Connections of a parent process, kept for ever: SQLite must not even close them in the child.
@@ -151,23 +150,12 @@ class Database:
             return attempt()
         except QueueDamagedError:
             self.discard()
-            self._read_whole()
+            read_whole(self.paths.queue)
         try:
             return attempt()
         except QueueDamagedError as damage:
             self._rebuild(str(damage))
             return attempt()
-
-    def _read_whole(self) -> None:
-        with translated():
-            for name in (DATABASE, f"{DATABASE}-wal"):
-                try:
-                    descriptor = os.open(self.paths.queue / name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-                except (FileNotFoundError, IsADirectoryError):
-                    continue
-                # Never closed: closing would drop every lock that another connection here holds on the file.
-                while os.read(descriptor, 1 << 20):
-                    pass
 
     def _transact(self, operation: Callable[[Transaction], T], deadline: float) -> T:
         for _attempt in range(2):
@@ -333,60 +321,6 @@ class Database:
             os.rename(self.paths.queue, self.paths.quarantine / name)
             os.rename(self._staged, self.paths.queue)
             write_new(self.paths.quarantine / f"{name}.reason", f"{reason}\n".encode())
-
-
-def salvaged(rows: Rows) -> Rows:
-    """Choose what a rebuilt queue holds of the rows that could be read, and make its account add up.
-
-    What the account knows of and no row holds is counted as lost by `damaged`; where nothing at all was
-    readable, one loss is counted, for there was at least something.
-    """
-    from spool.transaction import is_dead_key, is_sound  # noqa: PLC0415 - only after damage
-
-    events: Rows = {key: value for key, value in rows.items() if isinstance(key, int) and key > 0 and is_sound(value)}
-    dead: Rows = {key: value for key, value in rows.items() if is_dead_key(key) and is_sound(value)}
-    try:
-        ledger = Ledger.decode(rows.get("ledger"))
-        known = True
-    except QueueDamagedError:
-        ledger, known = Ledger(), False
-    sequence = rows.get("sequence")
-    highest = max(
-        [
-            sequence if type(sequence) is int and 0 <= sequence < 2**53 else 0,
-            *(key for key in events if isinstance(key, int)),
-        ]
-    )
-    ledger.dead = len(dead)
-    ledger.dead_bytes = sum(len(str(value)) for value in dead.values())
-    held = ledger.delivered + len(events) + len(dead) + sum(ledger.lost.values())
-    # So many numbers were given at least: the sequence may be what is damaged.
-    highest = max(highest, held - ledger.refused)
-    missing = highest + ledger.refused - held
-    if missing == 0 and not known:
-        ledger.refused += 1
-        missing = 1
-    ledger.lose("damaged", missing)
-    names: Rows = {key: rows[key] for key in ("absorbed", "closed") if _is_list(rows.get(key))}
-    return {**events, **dead, **names, "sequence": highest, "ledger": ledger.encode()}
-
-
-def _is_list(value: object) -> bool:
-    try:
-        return isinstance(json.loads(str(value)), list)
-    except ValueError:
-        return False
-
-
-def refuse_links(folder: Path) -> None:
-    """Raise UnsafePathError if a file of the queue is a link, has a second name or another owner."""
-    from stat import S_ISREG  # noqa: PLC0415 - beside its use
-
-    from spool.files import check_owned  # noqa: PLC0415 - beside its use
-
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            check_owned(entry.path, entry.stat(follow_symlinks=False), S_ISREG, "file")
 
 
 _kept_out: list[Database] = []

@@ -22,7 +22,7 @@ from spool.errors import DiskFullError, QueueDamagedError, SpoolError, Unavailab
 from spool.record import FORMAT
 from spool.settings import Durability
 
-__all__ = ["DATABASE", "TextDisk", "open_store", "salvage_rows", "translated"]
+__all__ = ["DATABASE", "TextDisk", "open_store", "read_whole", "salvage_rows", "translated"]
 
 DATABASE = "cache.db"
 
@@ -199,6 +199,19 @@ def _verdict(error: sqlite3.Error) -> SpoolError:
     if primary == sqlite3.SQLITE_FULL:
         return DiskFullError("the disk is full")
     return UnavailableError(f"the queue's database refuses: {error}")
+
+
+def read_whole(folder: Path) -> None:
+    """Read every byte of the queue's files; UnavailableError where the disk fails to."""
+    with translated():
+        for name in (DATABASE, f"{DATABASE}-wal"):
+            try:
+                descriptor = os.open(folder / name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            except (FileNotFoundError, IsADirectoryError):
+                continue
+            # Never closed: closing would drop every lock that another connection here holds on the file.
+            while os.read(descriptor, 1 << 20):
+                pass
 
 
 def salvage_rows(database: Path) -> Iterator[tuple[int | str, int | str]]:

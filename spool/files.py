@@ -10,7 +10,7 @@ from pathlib import Path
 
 from spool.errors import UnsafePathError
 
-__all__ = ["private_folder", "publish", "read_bounded", "sync_folder", "write_atomic", "write_new"]
+__all__ = ["private_folder", "publish", "read_bounded", "refuse_links", "sync_folder", "write_atomic", "write_new"]
 
 # A file of state or one event: an event is at most 900 kB, twice that is no file of ours.
 MAX_FILE_BYTES = 2_000_000
@@ -51,6 +51,13 @@ def check_owned(path: Path | str, status: os.stat_result, kind_of: object, kind:
         raise UnsafePathError(f"{path} belongs to another user: it is left alone")
     if kind == "file" and status.st_nlink > 1:
         raise UnsafePathError(f"{path} has a second name (hard link): it is left alone")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise UnsafePathError if a file of the folder is a link, has a second name or another owner."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            check_owned(entry.path, entry.stat(follow_symlinks=False), stat.S_ISREG, "file")
 
 
 def open_own(path: Path | str, flags: int) -> int:

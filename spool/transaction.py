@@ -118,8 +118,12 @@ class Transaction:
 
     def _drop_oldest(self, count: int, cause: str) -> None:
         for number in self._first_numbers(count):
-            self._store.delete(number)
+            self._delete(number)
             self.ledger.lose(cause)
+
+    def _delete(self, number: int) -> None:
+        if not self._store.delete(number):
+            raise QueueDamagedError(f"number {number} is there and can't be deleted")
 
     def _first_numbers(self, count: int) -> list[int]:
         numbers: list[int] = []
@@ -158,7 +162,7 @@ class Transaction:
         for number in self._first_numbers(most):
             if decode(self._store.get(number)).stored_at >= before:
                 break
-            self._store.delete(number)
+            self._delete(number)
             expired += 1
         self.ledger.lose("expired", expired)
         return expired
@@ -167,7 +171,7 @@ class Transaction:
         """Drop up to `most` pending events, counted under `cause`."""
         numbers = self._first_numbers(most)
         for number in numbers:
-            self._store.delete(number)
+            self._delete(number)
         self.ledger.lose(cause, len(numbers))
         return len(numbers)
 

@@ -15,9 +15,9 @@ import pytest
 from spool.disk import DATABASE
 from spool.paths import Paths
 from spool.queue import Queue
-from tests.support.damage import Before, check, fill, go_on, quarantined, sql, text
+from tests.support.damage import REFUSED, Before, check, fill, go_on, quarantined, sql, text
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import SILENT, run_python
+from tests.support.processes import SILENT, flush, run_python, status
 
 FLIPS = 40
 # The byte that says who may write the file: another test expects what this one makes of a queue.
@@ -72,6 +72,14 @@ def test_a_dead_letter_that_can_not_be_found_is_missed(before: Before, home: Pat
     paths = before.copy(home)
     sql("UPDATE Cache SET key = 'dear:0000000000000050' WHERE key = 'dead:0000000000000050'")(paths.queue)
     check(go_on(paths, server), before, paths)
+
+
+def test_a_row_that_can_not_be_deleted_holds_up_no_command(before: Before, home: Path) -> None:
+    """To diskcache a row whose time is up is not there: damage, and no reason to count one event for ever."""
+    paths = before.copy(home)
+    sql("UPDATE Cache SET expire_time = 5 WHERE key = 100")(paths.queue)
+    assert flush(home, "purge", "--yes", timeout_s=8).returncode == 0
+    assert sum(status(home)["losses"].values()) == REFUSED + before.account.pending
 
 
 # -- killed while rebuilding --------------------------------------------------------------------------------

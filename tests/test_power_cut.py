@@ -225,7 +225,7 @@ def test_a_power_cut_after_the_delivery_sends_again_at_most(tmp_path: Path, serv
         home = disk / "home"
         with writing(home, "power", url=server.url, count=300) as writer:
             writer.wait_for(300)
-        with start_python(FLUSHER, "--home", home, "run", "--batch-size", "5") as flusher:
+        with start_python(FLUSHER, "--home", home, "run", "--batch-size", "2") as flusher:
             wait_until(lambda: server.requests)
             copies = []
             for number in range(4):

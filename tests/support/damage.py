@@ -22,7 +22,7 @@ from spool.queue import Queue
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY
 
-__all__ = ["After", "Before", "check", "fill", "go_on", "quarantined", "sql", "text"]
+__all__ = ["REFUSED", "After", "Before", "check", "fill", "go_on", "quarantined", "sql", "text"]
 
 EVENTS, DELIVERED, DEAD, REFUSED = 200, 40, 20, 3
 _STAMP = "2026-11-23T12:00:00.000000Z"
