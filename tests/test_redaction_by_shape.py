@@ -136,7 +136,7 @@ def test_a_well_known_token_goes_wherever_it_stands(token: str) -> None:
         "primary key: id, foreign key: order_id",
         "KeyError: 'id'",
         "[Errno 2] No such file or directory: 'schema.sql'",
-        "https://registry.npmjs.org/@scope/pkg gave 404",
+        "https://packages.example.org/@scope/pkg gave 404",
         "http://localhost:8080/@scope/pkg gave 404",
         "image repo:1.2@sha256:abcdef",
         "git@github.com: permission denied",
