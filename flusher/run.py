@@ -77,8 +77,7 @@ def _pass(context: Context, queue: Queue) -> None:
     if context.options.dry_run:
         report.result, report.reason = Result.NOTHING, "dry run: nothing was sent or changed"
         return
-    if not queue.account().balanced:
-        queue.rebuild("the account does not add up")
+    queue.verify()
     report.absorbed = absorb(context.paths, queue, context.identity.install_id)
     report.recovered_spans = recover(context.paths, queue)
     report.expired = queue.expire()

@@ -12,20 +12,23 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from spool.disk import DATABASE, open_store, read_whole, salvage_rows, set_power, translated
+from spool.disk import DATABASE, read_whole, set_power, translated
 from spool.errors import LockBusyError, QueueDamagedError, SpoolError, UnavailableError
 from spool.files import private_folder, refuse_links, sync_folder, write_new
 from spool.interrupts import signals_held
 from spool.ledger import Ledger
 from spool.lock import FileLock
 from spool.paths import Paths
-from spool.salvage import Rows, salvaged
+from spool.record import decode_number, encode_number
+from spool.salvage import salvaged
 from spool.settings import Durability
+from spool.store import Store, open_store
 from spool.transaction import META, Transaction
+from spool.wreckage import Rows, read_wreck
 
 __all__ = ["Database"]
 
@@ -55,7 +58,7 @@ class Database:
     def _reset(self) -> None:
         self._turn = threading.Lock()
         self._owner: int | None = None
-        self._store: Any = None
+        self._store: Store | None = None
         self._barred = False
         self._opened: os.stat_result | None = None
         self._pid = os.getpid()
@@ -161,7 +164,7 @@ class Database:
         for _attempt in range(2):
             store = self._ready(deadline)
             try:
-                with translated(), store.transact():
+                with store.transact():
                     transaction = Transaction(store)
                     result = operation(transaction)
                     transaction.save()
@@ -173,7 +176,7 @@ class Database:
             self.discard()  # the folder was removed under us: what was written is gone with it
         raise UnavailableError("the queue's folder vanishes while it is written to")
 
-    def read(self, operation: Callable[[Any], T], wait_s: float) -> T:
+    def read(self, operation: Callable[[Store], T], wait_s: float) -> T:
         """Run `operation` on the store under the lock, without a transaction; nothing may be written.
 
         A damaged queue is rebuilt, as in `write`.
@@ -181,11 +184,10 @@ class Database:
         with self.exclusive(wait_s) as deadline:
             return self._mending(lambda: self._look(operation, deadline))
 
-    def _look(self, operation: Callable[[Any], T], deadline: float) -> T:
+    def _look(self, operation: Callable[[Store], T], deadline: float) -> T:
         store = self._ready(deadline)
         try:
-            with translated():
-                return operation(store)
+            return operation(store)
         except BaseException:
             self.discard()
             raise
@@ -201,17 +203,17 @@ class Database:
         SQLite leaves deleted text in free pages; a new file does not.
         """
 
-        def counters(store: Any) -> tuple[int, Ledger, int]:
+        def counters(store: Store) -> tuple[int, Ledger, int]:
             ledger = Ledger.decode(store.get("ledger"))
-            return int(store.get("sequence")), ledger, Transaction(store).pending + ledger.dead
+            return decode_number(store.get("sequence")), ledger, Transaction(store).pending + ledger.dead
 
         with self.exclusive(wait_s) as deadline:
             sequence, ledger, gone = self._look(counters, deadline)
             self.discard()
             ledger.lose(cause, gone)
-            ledger.dead = ledger.dead_bytes = 0
+            ledger.dead = 0
             with translated():
-                self._stage({"sequence": sequence, "ledger": ledger.encode()})
+                self._stage({"sequence": encode_number(sequence), "ledger": ledger.encode()})
                 doomed = self.paths.spool / f"queue.wiped-{os.urandom(4).hex()}"
                 os.rename(self.paths.queue, doomed)
                 os.rename(self._staged, self.paths.queue)
@@ -250,7 +252,7 @@ class Database:
             return False
         return self._opened is not None and os.path.samestat(named, self._opened)
 
-    def _ready(self, deadline: float) -> Any:
+    def _ready(self, deadline: float) -> Store:
         """Give the open store; called under the lock."""
         if self._store is not None and not self._is_current():
             self.discard()
@@ -269,7 +271,7 @@ class Database:
             self._opened = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
         elif self.durability == "power":
             with translated():
-                set_power(self._store)
+                set_power(self._store.cache)
         return self._store
 
     @property
@@ -296,14 +298,20 @@ class Database:
     def _stage(self, rows: Rows) -> None:
         """Build a queue with `rows` in `queue.new`; its `format` row is committed with the last of them."""
         shutil.rmtree(self._staged, ignore_errors=True)
-        private_folder(self._staged)
-        store = open_store(self._staged, create=True, durability=self.durability, timeout_s=1.0)
         try:
-            with translated(), store.transact():
+            private_folder(self._staged)
+            store = open_store(self._staged, create=True, durability=self.durability, timeout_s=1.0)
+            with closing(store), store.transact():
                 for key, value in {**META, **rows}.items():
                     store.add(key, value)
-        finally:
-            store.close()
+        except BaseException:  # on a full disk half a queue would keep the space that an event needs
+            shutil.rmtree(self._staged, ignore_errors=True)
+            raise
+
+    def _blank_page(self) -> bytes:
+        """Give the first page of a new queue."""
+        self._stage({})
+        return (self._staged / DATABASE).read_bytes()
 
     # -- damage -----------------------------------------------------------------------------------------
 
@@ -315,12 +323,12 @@ class Database:
         self.discard()
         with translated():
             private_folder(self.paths.quarantine)
-            rows = salvaged(Rows(salvage_rows(self.paths.queue / DATABASE)))
-            self._stage(rows)
+            wreck = read_wreck(self.paths.queue, self.paths.quarantine / ".reading", self._blank_page)
+            self._stage(salvaged(wreck))
             name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
+            write_new(self.paths.quarantine / f"{name}.reason", f"{reason}\n".encode())
             os.rename(self.paths.queue, self.paths.quarantine / name)
             os.rename(self._staged, self.paths.queue)
-            write_new(self.paths.quarantine / f"{name}.reason", f"{reason}\n".encode())
 
 
 _kept_out: list[Database] = []

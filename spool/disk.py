@@ -1,20 +1,22 @@
-"""The store below the queue: diskcache, tamed. The only module that imports diskcache or sqlite3.
+"""diskcache, tamed: opened with our settings, checked before it is trusted. The only module that imports it.
 
-Of diskcache 5.6.3 this relies on: a `Cache` table keyed by integers and texts; `count` and `size` in its
-`Settings` table, kept by triggers inside each transaction; `transact`, `add`, `incr`, `get`, `delete`,
-`iterkeys`. Each has its test in tests/test_disk.py, for diskcache has had no release since August 2023.
+diskcache makes the folder, the tables and the triggers, opens connections, and any diskcache can read what is there;
+the statements are in spool/store.py. What is relied on of diskcache 5.6.3 has a test each in tests/test_disk.py, for
+diskcache has had no release since August 2023: the `Cache` table keyed by integers and texts; `count` and `size` in
+its `Settings` table, kept by triggers inside each transaction; `transact`; a connection for each thread.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sqlite3
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import diskcache
 
@@ -22,7 +24,12 @@ from spool.errors import DiskFullError, QueueDamagedError, SpoolError, Unavailab
 from spool.record import FORMAT
 from spool.settings import Durability
 
-__all__ = ["DATABASE", "TextDisk", "open_store", "read_whole", "salvage_rows", "translated"]
+__all__ = ["DATABASE", "Key", "TextDisk", "Value", "open_cache", "read_whole", "set_power", "translated", "translating"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Key = int | str
+Value = int | str
 
 DATABASE = "cache.db"
 
@@ -57,6 +64,62 @@ _SCHEMA = {
     ("trigger", "Settings_size_delete"),
 }
 _RAW = diskcache.core.MODE_RAW
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what SQLite, diskcache and the system raise into the spool's errors."""
+    try:
+        yield
+    except SpoolError:
+        raise
+    except _FOREIGN as error:
+        raise _translation(error) from error
+
+
+def translating(method: Callable[P, T]) -> Callable[P, T]:
+    """Do the same for one method of ours, that raises nothing by itself; cheaper, for a capture calls six of them."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (sqlite3.Error, OSError) as error:
+            raise _translation(error) from error
+
+    return call
+
+
+_FOREIGN = (diskcache.Timeout, sqlite3.Error, OSError, ValueError, TypeError, KeyError)
+
+
+def _translation(error: Exception) -> SpoolError:
+    if isinstance(error, diskcache.Timeout):
+        return UnavailableError("the queue's database is busy")
+    if isinstance(error, sqlite3.Error):
+        return _verdict(error)
+    if isinstance(error, OSError):
+        return UnavailableError(f"the queue can't be reached: {error.strerror or error}")
+    # diskcache unpacks rows that are not there, or adds to a counter that is a text.
+    return QueueDamagedError(f"the queue answers nonsense: {error!r}")
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT}
+
+
+def _verdict(error: sqlite3.Error) -> SpoolError:
+    """Tell a damaged file, which moves to quarantine, from a machine that refuses for now."""
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    primary = extended & 0xFF
+    if primary in _DAMAGE or extended == sqlite3.SQLITE_IOERR_SHORT_READ:
+        return QueueDamagedError(f"the queue's file is damaged: {error}")
+    if primary == sqlite3.SQLITE_ERROR:
+        if re.match(r'no such column: "?(count|size|hits|misses)"?', str(error)):
+            return UnavailableError("this SQLite refuses double-quoted strings, which diskcache needs")
+        return QueueDamagedError(f"the queue's tables are not ours: {error}")
+    if primary == sqlite3.SQLITE_FULL:
+        return DiskFullError("the disk is full")
+    return UnavailableError(f"the queue's database refuses: {error}")
 
 
 class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
@@ -106,7 +169,7 @@ class _LiteralPath(str):
         return part not in ("$", "%") and super().__contains__(str(part))
 
 
-def open_store(folder: Path, *, create: bool, durability: Durability, timeout_s: float) -> diskcache.Cache:
+def open_cache(folder: Path, *, create: bool, durability: Durability, timeout_s: float) -> diskcache.Cache:
     """Open the diskcache directory; call it under the queue's lock only.
 
     With `create` the folder is made and filled; without, what is there is checked first, and raises
@@ -138,14 +201,23 @@ def set_power(cache: diskcache.Cache) -> None:
         cache.reset("sqlite_fullfsync", 1, update=False)
 
 
+# Bytes of the header that say who may write the file, and who may read it: 2 means by way of a log.
+_VERSIONS = slice(18, 20)
+_WAL = b"\2\2"
+
+
 def _probe(database: Path, timeout_s: float) -> sqlite3.Connection:
     """Look at the file before diskcache trusts it: it obeys whatever its Settings table says.
 
     The transaction shows in `timeout_s` whether somebody without our lock holds the database: diskcache
     would wait 60 s for that. The connection stays open, for the last one to close folds the log in.
     """
-    if os.path.getsize(database) == 0:
+    with open(database, "rb") as file:
+        header = file.read(_VERSIONS.stop)
+    if not header:
         raise QueueDamagedError("the queue's file is empty")
+    if header[_VERSIONS] != _WAL:  # SQLite would only read such a file, and say so at the first write
+        raise QueueDamagedError("the queue's file is no database with a log")
     connection = sqlite3.connect(database, timeout=timeout_s, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -165,42 +237,6 @@ def _probe(database: Path, timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what SQLite, diskcache and the system raise into the spool's errors."""
-    try:
-        yield
-    except SpoolError:
-        raise
-    except diskcache.Timeout as error:
-        raise UnavailableError("the queue's database is busy") from error
-    except sqlite3.Error as error:
-        raise _verdict(error) from error
-    except OSError as error:
-        raise UnavailableError(f"the queue can't be reached: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        # diskcache unpacks rows that are not there, or adds to a counter that is a text.
-        raise QueueDamagedError(f"the queue answers nonsense: {error!r}") from error
-
-
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT}
-
-
-def _verdict(error: sqlite3.Error) -> SpoolError:
-    """Tell a damaged file, which moves to quarantine, from a machine that refuses for now."""
-    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    primary = extended & 0xFF
-    if primary in _DAMAGE or extended == sqlite3.SQLITE_IOERR_SHORT_READ:
-        return QueueDamagedError(f"the queue's file is damaged: {error}")
-    if primary == sqlite3.SQLITE_ERROR:
-        if re.match(r'no such column: "?(count|size|hits|misses)"?', str(error)):
-            return UnavailableError("this SQLite refuses double-quoted strings, which diskcache needs")
-        return QueueDamagedError(f"the queue's tables are not ours: {error}")
-    if primary == sqlite3.SQLITE_FULL:
-        return DiskFullError("the disk is full")
-    return UnavailableError(f"the queue's database refuses: {error}")
-
-
 def read_whole(folder: Path) -> None:
     """Read every byte of the queue's files; UnavailableError where the disk fails to."""
     with translated():
@@ -212,42 +248,3 @@ def read_whole(folder: Path) -> None:
             # Never closed: closing would drop every lock that another connection here holds on the file.
             while os.read(descriptor, 1 << 20):
                 pass
-
-
-def salvage_rows(database: Path) -> Iterator[tuple[int | str, int | str]]:
-    """Read what can be read of a damaged queue: (key, value) of every plain row, each once.
-
-    From the front until the first page that doesn't read, then from the back until the same. Never raises
-    for what the file holds, never follows a file name, never unpickles.
-    """
-    try:
-        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
-    except sqlite3.Error:
-        return
-    try:
-        last = yield from _readable(connection, ">", "ASC", -1, None)
-        yield from _readable(connection, "<", "DESC", 2**63 - 1, last)
-    finally:
-        connection.close()
-
-
-def _readable(
-    connection: sqlite3.Connection, side: str, order: str, start: int, end: int | None
-) -> Generator[tuple[int | str, int | str], None, int]:
-    """Go row by row, for a cursor reads ahead and would fail one row early; give the last row's id."""
-    # `side` and `order` are literals of ours.
-    select = (
-        "SELECT rowid, key, raw, mode, filename, value FROM Cache"  # noqa: S608 - no text of anybody else
-        f" WHERE rowid {side} ? ORDER BY rowid {order} LIMIT 1"
-    )
-    try:
-        while row := connection.execute(select, (start,)).fetchone():
-            start, key, raw, mode, filename, value = row
-            if start == end:
-                break
-            plain = raw == 1 and mode == _RAW and filename is None
-            if plain and type(key) in (int, str) and type(value) in (int, str):
-                yield key, value
-    except (sqlite3.Error, UnicodeDecodeError):
-        pass  # the page after this one doesn't read: the caller goes on from the other end
-    return start

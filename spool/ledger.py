@@ -9,7 +9,8 @@ no definition.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+import zlib
+from dataclasses import dataclass, field, replace
 
 from spool.errors import QueueDamagedError
 
@@ -30,7 +31,6 @@ class Ledger:
     delivered: int = 0
     refused: int = 0
     dead: int = 0
-    dead_bytes: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     unreported: dict[str, int] = field(default_factory=dict)
 
@@ -45,21 +45,30 @@ class Ledger:
             self.refused += count
 
     def encode(self) -> str:
-        """Give the text that `decode` reads."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        """Give the text that `decode` reads: JSON, with a checksum over the rest of it as the last field."""
+        counters = {name: getattr(self, name) for name in self.__slots__}
+        body = json.dumps(counters, separators=(",", ":"))[:-1]
+        return f'{body},"check":{_check(body)}}}'
 
     @classmethod
     def decode(cls, text: object) -> Ledger:
         """Read a stored ledger; QueueDamagedError if it is anything else."""
+        body, _, check = str(text).rpartition(',"check":')
+        if check != f"{_check(body)}}}":
+            raise QueueDamagedError("the queue's account doesn't read")
         try:
-            ledger = cls(**json.loads(str(text)))
-            numbers = [ledger.delivered, ledger.refused, ledger.dead, ledger.dead_bytes]
+            ledger = cls(**json.loads(body + "}"))
+            numbers = [ledger.delivered, ledger.refused, ledger.dead]
             numbers += [*ledger.lost.values(), *ledger.unreported.values()]
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise QueueDamagedError("the queue's account doesn't read") from error
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise QueueDamagedError("the queue's account is no account")
         return ledger
+
+
+def _check(body: str) -> int:
+    return zlib.crc32(body.encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True, slots=True)

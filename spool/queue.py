@@ -9,14 +9,13 @@ from typing import TypeVar
 
 from spool.aside import SUFFIX
 from spool.database import Database
-from spool.disk import translated
 from spool.errors import QueueDamagedError
 from spool.ledger import Account
 from spool.paths import Paths
 from spool.settings import Durability, Limits
 from spool.span import file_of
 from spool.tally import Note
-from spool.transaction import DeadLetter, Stored, Transaction, account, dead_letters, pending_events
+from spool.transaction import DeadLetter, Stored, Transaction, account, dead_letters, pending_events, verify
 
 __all__ = ["Queue"]
 
@@ -24,6 +23,8 @@ T = TypeVar("T")
 
 # Rows that one transaction of the flusher may touch: at some 30 us each a writer waits 15 ms at most.
 CHUNK = 500
+# Events that are read at once: as many as go into a request.
+PAGE = 500
 # Marks the name of a file that holds no event, among those that were absorbed: it goes to quarantine.
 REFUSED = "!"
 
@@ -140,8 +141,13 @@ class Queue:
         return self._database.wipe(cause, self.wait_s)
 
     def rebuild(self, reason: str) -> None:
-        """Move the queue to quarantine and go on with what reads: for one whose account does not add up."""
+        """Move the queue to quarantine and go on with what reads: for one that hides what it holds."""
         self._database.rebuild(reason, self.wait_s)
+
+    def verify(self) -> None:
+        """Look whether the account adds up; a queue whose account does not is damaged, and rebuilt."""
+        if self._database.exists():
+            self._database.read(verify, self.wait_s)
 
     def absorbed_names(self) -> set[str]:
         """The aside files that are in the queue already."""
@@ -185,11 +191,10 @@ class Queue:
                 return
             store = self._database.read(lambda store: store, self.wait_s)
             try:
-                with translated():
-                    for stored in pending_events(store):
-                        if stored.number > seen:
-                            seen = stored.number
-                            yield stored
+                for stored in pending_events(store, PAGE):
+                    if stored.number > seen:
+                        seen = stored.number
+                        yield stored
             except QueueDamagedError as damage:
                 if attempt:
                     raise

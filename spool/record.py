@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from spool.errors import QueueDamagedError
 
-__all__ = ["FORMAT", "Record", "decode", "encode"]
+__all__ = ["FORMAT", "Record", "decode", "decode_number", "encode", "encode_number"]
 
 FORMAT = 1
+# More than any install will ever count, and as exact as JSON's numbers are.
+_DIGITS = 16
 
 
 class Record(NamedTuple):
@@ -38,3 +40,17 @@ def decode(value: object) -> Record:
     except ValueError:
         pass  # said below: whichever part is wrong, the row is not what was written
     raise QueueDamagedError("a row of the queue is not what was written")
+
+
+def encode_number(number: int) -> str:
+    """Give the row for a counter: `<number> <crc32>`, for a flipped bit would number events anew."""
+    return f"{number} {zlib.crc32(b'%d' % number):08x}"
+
+
+def decode_number(value: object) -> int:
+    """Give back what `encode_number` was given; QueueDamagedError if the row is anything else."""
+    text = str(value)
+    head = text.split(" ", 1)[0]
+    if head.isascii() and head.isdigit() and len(head) < _DIGITS and text == encode_number(int(head)):
+        return int(head)
+    raise QueueDamagedError("a counter of the queue is not what was written")

@@ -6,49 +6,59 @@ import json
 
 from spool.errors import QueueDamagedError
 from spool.ledger import Ledger
-from spool.transaction import is_dead_key, is_sound
+from spool.record import decode_number, encode_number
+from spool.transaction import META, is_letter, is_sound
+from spool.wreckage import Rows, Wreck
 
-__all__ = ["Rows", "salvaged"]
-
-Rows = dict[int | str, int | str]
+__all__ = ["salvaged"]
 
 
-def salvaged(rows: Rows) -> Rows:
+def salvaged(wreck: Wreck) -> Rows:
     """Choose what a rebuilt queue holds of the rows that could be read, and make its account add up.
 
     What the account knows of and no row holds is counted as lost by `damaged`; where nothing at all was
     readable, one loss is counted, for there was at least something.
     """
+    rows = wreck.rows
     events: Rows = {key: value for key, value in rows.items() if isinstance(key, int) and key > 0 and is_sound(value)}
-    dead: Rows = {key: value for key, value in rows.items() if is_dead_key(key) and is_sound(value)}
-    try:
-        ledger = Ledger.decode(rows.get("ledger"))
-        known = True
-    except QueueDamagedError:
-        ledger, known = Ledger(), False
-    sequence = rows.get("sequence")
-    highest = max(
-        [
-            sequence if type(sequence) is int and 0 <= sequence < 2**53 else 0,
-            *(key for key in events if isinstance(key, int)),
-        ]
-    )
+    dead: Rows = {key: value for key, value in rows.items() if is_letter(key, value)}
+    ledger, known = _ledger(rows.get("ledger"))
     ledger.dead = len(dead)
-    ledger.dead_bytes = sum(len(str(value)) for value in dead.values())
-    held = ledger.delivered + len(events) + len(dead) + sum(ledger.lost.values())
-    # So many numbers were given at least: the sequence may be what is damaged.
-    highest = max(highest, held - ledger.refused)
-    missing = highest + ledger.refused - held
+    settled = ledger.delivered + sum(ledger.lost.values()) - ledger.refused
+    # So many numbers were given at least, whatever the sequence says.
+    highest = max(
+        _sequence(wreck, settled if known else 0),
+        settled + len(events) + len(dead),
+        *(key for key in events if isinstance(key, int)),
+        0,
+    )
+    missing = highest - settled - len(events) - len(dead)
     if missing == 0 and not known:
         ledger.refused += 1
         missing = 1
     ledger.lose("damaged", missing)
     names: Rows = {key: rows[key] for key in ("absorbed", "closed") if _is_list(rows.get(key))}
-    return {**events, **dead, **names, "sequence": highest, "ledger": ledger.encode()}
+    return {**events, **dead, **names, "sequence": encode_number(highest), "ledger": ledger.encode()}
+
+
+def _sequence(wreck: Wreck, settled: int) -> int:
+    """Say how many numbers were given by the sequence; where that doesn't read, by the rows, sound or not."""
+    try:
+        return decode_number(wreck.rows.get("sequence"))
+    except QueueDamagedError:
+        everything = wreck.counted == len(wreck.rows)
+        return settled + len(wreck.rows.keys() - META.keys()) if everything else 0
+
+
+def _ledger(text: object) -> tuple[Ledger, bool]:
+    try:
+        return Ledger.decode(text), True
+    except QueueDamagedError:
+        return Ledger(), False
 
 
 def _is_list(value: object) -> bool:
     try:
         return isinstance(json.loads(str(value)), list)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

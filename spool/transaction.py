@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from spool.errors import QueueDamagedError
 from spool.ledger import Account, Ledger
-from spool.record import FORMAT, decode, encode
+from spool.record import FORMAT, decode, decode_number, encode, encode_number
 from spool.settings import Limits
+from spool.store import Store
 
-__all__ = ["DEAD_LIMIT", "META", "DeadLetter", "Stored", "Transaction", "is_dead_key", "is_sound"]
+__all__ = ["DEAD_LIMIT", "META", "DeadLetter", "Stored", "Transaction", "is_letter", "is_sound"]
 
 META: dict[int | str, int | str] = {
     "absorbed": "[]",
     "closed": "[]",
     "ledger": Ledger().encode(),
-    "sequence": 0,
+    "sequence": encode_number(0),
     "format": FORMAT,
 }
 # Enough to see what is wrong with them; a fault that makes more of them makes them all alike.
 DEAD_LIMIT = 1_000
 # Some 5 ms of a capture's time.
 MOST_DROPS = 100
+# What is read at once: as much as goes into a request.
+PAGE_CHARS = 4 * 1024 * 1024
 _DEAD = "dead:"
 
 
@@ -55,9 +58,12 @@ def _dead_key(number: int) -> str:
     return f"{_DEAD}{number:016d}"
 
 
-def is_dead_key(key: object) -> bool:
-    """Tell whether a row's key is a dead letter's."""
-    return isinstance(key, str) and key.startswith(_DEAD) and key[len(_DEAD) :].isdigit()
+def is_letter(key: object, value: object) -> bool:
+    """Tell whether a row is a dead letter that reads back."""
+    try:
+        return isinstance(key, str) and key.startswith(_DEAD) and _letter(key, value) is not None
+    except QueueDamagedError:
+        return False
 
 
 def is_sound(value: object) -> bool:
@@ -72,7 +78,7 @@ def is_sound(value: object) -> bool:
 class Transaction:
     """The queue as seen from inside one transaction. Its ledger is written back by `save`."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._ledger: Ledger | None = None
 
@@ -96,9 +102,10 @@ class Transaction:
         Numbers never go back, so a number never names two events. The text is an event's JSON that ends
         with its properties, which are not empty.
         """
-        number = int(self._store.incr("sequence"))
+        number = decode_number(self._store.get("sequence")) + 1
+        self._store.set("sequence", encode_number(number))
         numbered = f'{text[:-2]},"spool_sequence":{number}}}}}'
-        if number < 1 or not self._store.add(number, encode(now, numbered)):
+        if not self._store.add(number, encode(now, numbered)):
             raise QueueDamagedError(f"number {number} can't be given: the sequence went back")
         return number
 
@@ -108,11 +115,13 @@ class Transaction:
         At most `MOST_DROPS` at once, for somebody waits: limits that have become narrower hold after some
         appends.
         """
-        rows = int(self._store.reset("count")) - len(META)
-        if rows > limits.max_events:
-            self._drop_oldest(min(rows - self.ledger.dead - limits.max_events, MOST_DROPS), "over_count")
-        for _ in range(MOST_DROPS):
-            if int(self._store.reset("size")) <= limits.max_bytes or self.pending <= 1:
+        rows, size = self._store.totals()
+        if rows - len(META) > limits.max_events:
+            over = self._waiting(rows) - limits.max_events
+            self._drop_oldest(min(over, MOST_DROPS), "over_count")
+        for _ in range(MOST_DROPS if size > limits.max_bytes else 0):
+            rows, size = self._store.totals()
+            if size <= limits.max_bytes or self._waiting(rows) <= 1:
                 break
             self._drop_oldest(1, "over_bytes")
 
@@ -126,32 +135,25 @@ class Transaction:
             raise QueueDamagedError(f"number {number} is there and can't be deleted")
 
     def _first_numbers(self, count: int) -> list[int]:
-        numbers: list[int] = []
-        for key in self._store.iterkeys():
-            if len(numbers) >= count or type(key) is not int:
-                break
-            numbers.append(key)
-        return numbers
+        return [number for number, _ in self._store.sizes(0, max(0, count))]
 
     @property
     def pending(self) -> int:
         """How many events wait, by the rows."""
-        return int(self._store.reset("count")) - len(META) - self.ledger.dead
+        return self._waiting(self._store.totals()[0])
+
+    def _waiting(self, rows: int) -> int:
+        return rows - len(META) - self.ledger.dead
 
     def settle(self, acknowledged: Iterable[Stored], rejected: Iterable[tuple[Stored, str]], now: float) -> int:
         """Take acknowledged events out and move rejected ones to the dead letters. Gives how many left.
 
         Only what still holds the value that was sent is touched: somebody may have purged it meanwhile.
         """
-        settled = 0
-        for stored in acknowledged:
-            if self._store.get(stored.number) == stored.row:
-                self._store.delete(stored.number)
-                settled += 1
+        settled = sum(self._store.take(stored.number, stored.row) for stored in acknowledged)
         self.ledger.delivered += settled
         for stored, reason in rejected:
-            if self._store.get(stored.number) == stored.row:
-                self._store.delete(stored.number)
+            if self._store.take(stored.number, stored.row):
                 self._bury(stored, reason, now)
                 settled += 1
         return settled
@@ -179,42 +181,37 @@ class Transaction:
 
     def _bury(self, stored: Stored, reason: str, now: float) -> None:
         letter = json.dumps({"reason": reason, "died_at": now, "stored_at": stored.stored_at, "event": stored.text})
-        row = encode(now, letter)
-        self._store.add(_dead_key(stored.number), row)
+        self._store.add(_dead_key(stored.number), encode(now, letter))
         self.ledger.dead += 1
-        self.ledger.dead_bytes += len(row)
         if self.ledger.dead > DEAD_LIMIT:
             self.drop_dead([dead_letters(self._store)[0].number], "dead_overflow")
 
     def drop_dead(self, numbers: Iterable[int], cause: str) -> int:
         """Delete dead letters, counted under `cause`. Gives how many there were."""
-        dropped = [row for number in numbers if (row := self._take_dead(number)) is not None]
-        self.ledger.lose(cause, len(dropped))
-        return len(dropped)
+        dropped = sum(self._delete_dead(number) for number in numbers)
+        self.ledger.lose(cause, dropped)
+        return dropped
 
     def retry_dead(self, letters: Iterable[DeadLetter], now: float) -> int:
         """Put dead letters back into the queue under their old numbers. Gives how many."""
         revived = 0
         for letter in letters:
-            if self._take_dead(letter.number) is not None:
+            if self._delete_dead(letter.number):
                 self._store.add(letter.number, encode(now, letter.text))
                 revived += 1
         return revived
 
-    def _take_dead(self, number: int) -> str | None:
-        row: str | None = self._store.get(_dead_key(number))
-        if row is not None:
-            self._store.delete(_dead_key(number))
-            self.ledger.dead -= 1
-            self.ledger.dead_bytes -= len(row)
-        return row
+    def _delete_dead(self, number: int) -> bool:
+        deleted = self._store.delete(_dead_key(number))
+        self.ledger.dead -= deleted
+        return deleted
 
     # -- aside ------------------------------------------------------------------------------------------
 
     @property
     def absorbed(self) -> list[str]:
         """The aside files that are in the queue already, though their names may still be there."""
-        return list(json.loads(self._store.get("absorbed")))
+        return self._names("absorbed")
 
     @absorbed.setter
     def absorbed(self, names: list[str]) -> None:
@@ -224,57 +221,85 @@ class Transaction:
 
     def close_span(self, uuid: str, has_file: Callable[[str], bool]) -> bool:
         """Note that a command's event is in the queue; False if it was before. Notes without a file go."""
-        closed = list(json.loads(self._store.get("closed")))
+        closed = self._names("closed")
         if uuid in closed:
             return False
         self._store.set("closed", json.dumps([*filter(has_file, closed), uuid]))
         return True
 
+    def _names(self, key: str) -> list[str]:
+        try:
+            return list(json.loads(str(self._store.get(key))))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise QueueDamagedError(f"the queue's list {key} doesn't read") from error
+
 
 # -- reading, without a transaction ---------------------------------------------------------------------
 
 
-def pending_events(store: Any) -> Iterator[Stored]:
-    """Go through the pending events, oldest first; what is added meanwhile is seen, what is gone is not."""
-    for number in store.iterkeys():
-        if type(number) is not int:
-            return
-        row = store.get(number)
-        if row is not None:
+def pending_events(store: Store, page: int = 1) -> Iterator[Stored]:
+    """Go through the pending events, oldest first; what is added meanwhile is seen, what is gone is not.
+
+    Read page by page, of up to `page` events and some `PAGE_CHARS`, outside any transaction.
+    """
+    after = 0
+    while sizes := store.sizes(after, page):
+        before, after = after, _end_of_page(sizes)
+        for number, row in store.numbered(before, after):
             stored_at, text = decode(row)
-            yield Stored(number, row, text, stored_at)
+            yield Stored(number, str(row), text, stored_at)
 
 
-def dead_letters(store: Any) -> list[DeadLetter]:
-    """Give the dead letters, oldest first."""
-    letters = []
-    for key in store.iterkeys(reverse=True):
-        if type(key) is int:
+def _end_of_page(sizes: list[tuple[int, int]]) -> int:
+    """Give the last number of a page that begins with the first of them."""
+    end, chars = sizes[0]
+    for number, size in sizes[1:]:
+        chars += size
+        if chars > PAGE_CHARS:
             break
-        if is_dead_key(key) and (row := store.get(key)) is not None:
-            fields = json.loads(decode(row).text)
-            letters.append(
-                DeadLetter(
-                    int(key[len(_DEAD) :]),
-                    fields["event"],
-                    fields["stored_at"],
-                    fields["reason"],
-                    fields["died_at"],
-                )
-            )
-    return letters[::-1]
+        end = number
+    return end
 
 
-def account(store: Any) -> Account:
+def dead_letters(store: Store) -> list[DeadLetter]:
+    """Give the dead letters, oldest first."""
+    return [_letter(key, row) for key, row in store.named(_DEAD)]
+
+
+def _letter(key: str, row: object) -> DeadLetter:
+    try:
+        fields = json.loads(decode(row).text)
+        return DeadLetter(
+            int(key[len(_DEAD) :]),
+            str(fields["event"]),
+            float(fields["stored_at"]),
+            str(fields["reason"]),
+            float(fields["died_at"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise QueueDamagedError("a dead letter doesn't read") from error
+
+
+def account(store: Store) -> Account:
     """Add up what became of every event, in constant time. One consistent view needs the lock."""
     ledger = Ledger.decode(store.get("ledger"))
+    rows, size = store.totals()
     oldest = next(pending_events(store), None)
     return Account(
-        captured=int(store.get("sequence")) + ledger.refused,
+        captured=decode_number(store.get("sequence")) + ledger.refused,
         delivered=ledger.delivered,
-        pending=int(store.reset("count")) - len(META) - ledger.dead,
+        pending=rows - len(META) - ledger.dead,
         dead=ledger.dead,
         losses=dict(ledger.lost),
-        pending_bytes=int(store.reset("size")),
+        pending_bytes=size,
         oldest_at=oldest.stored_at if oldest else None,
     )
+
+
+def verify(store: Store) -> None:
+    """Raise QueueDamagedError unless the account adds up, and knows of as many dead letters as there are."""
+    found = account(store)
+    if not found.balanced:
+        raise QueueDamagedError("the account does not add up")
+    if found.dead != len(dead_letters(store)):
+        raise QueueDamagedError("dead letters are missing")

@@ -99,7 +99,6 @@ def test_an_old_answer_takes_nothing_that_was_put_back_since(paths: Paths) -> No
     queue.close()
 
 
-@pytest.mark.xfail(strict=True, reason="spool/database.py: what an operation raises by itself is taken for damage")
 def test_a_caller_that_gives_no_event_harms_no_queue(paths: Paths, queue: Queue) -> None:
     """A mistake in this program is no damage: the queue stays where it is, and the error says what it was."""
     queue.append(event(1, 10))
