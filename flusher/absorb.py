@@ -6,20 +6,23 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from spool import aside, first_run, tally
-from spool.errors import InvalidEventError
+from spool.errors import EventTooLargeError, InvalidEventError, SpoolError
 from spool.event import check_stored, normalise
 from spool.files import private_folder, read_bounded, write_new
 from spool.paths import Paths
 from spool.queue import CHUNK, REFUSED, Queue
+from spool.settings import MOST_EVENT_BYTES
 
 __all__ = ["absorb"]
 
 # What will not read better tomorrow: a folder, a link, a file larger than any event.
 _NEVER = {errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO}
 _STALE_S = 24 * 3600.0
+_CHUNK_BYTES = 8 * 1024 * 1024
 
 
 def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
@@ -27,8 +30,8 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
 
     The names go into the queue with the events, in one transaction; then the files are removed. Killed in
     between, the next run finds the names and first removes what they name. A file that is no event is set
-    aside in quarantine with its reason, and counted as lost by `invalid`; one that can't be read now stays.
-    Notes of losses are counted likewise. A folder that isn't ours is left alone: UnsafePathError.
+    aside in quarantine with its reason, and counted as lost by `invalid` or `too_large`; one that can't be
+    read now stays. Notes of losses are counted likewise. A folder that isn't ours is left alone: UnsafePathError.
     """
     if not os.path.lexists(paths.aside):
         return 0
@@ -42,12 +45,27 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
     queue.forget_absorbed()
     total = 0
     waiting = aside.files(paths)
-    for start in range(0, len(waiting), CHUNK):
-        total += _absorb_chunk(paths, queue, waiting[start : start + CHUNK])
+    for chunk in _chunks(waiting):
+        total += _absorb_chunk(paths, queue, chunk)
     _absorb_notes(paths, queue)
     queue.forget_absorbed()
     _sweep(paths)
     return total
+
+
+def _chunks(waiting: list[Path]) -> Iterator[list[Path]]:
+    """Cut the files into as many as one transaction, and one process's memory, should take."""
+    chunk: list[Path] = []
+    size = 0
+    for path in waiting:
+        with contextlib.suppress(FileNotFoundError):
+            size += os.lstat(path).st_size
+            chunk.append(path)
+        if len(chunk) >= CHUNK or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _remove(path: Path) -> None:
@@ -78,26 +96,36 @@ def _absorb_notes(paths: Paths, queue: Queue) -> None:
 
 def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path]) -> int:
     events: dict[str, str] = {}
-    refused: dict[Path, str] = {}
+    refused: dict[str, SpoolError] = {}
     for path in chunk:
         try:
-            events[path.name] = normalise(check_stored(read_bounded(path, follow=False).decode()))
-        except (InvalidEventError, ValueError) as error:
-            refused[path] = str(error)
+            events[path.name] = _event_of(path)
+        except SpoolError as error:
+            refused[path.name] = error
+        except ValueError as error:
+            refused[path.name] = InvalidEventError(str(error))
         except OSError as error:
             if error.errno in _NEVER:
-                refused[path] = f"no event's file: {error.strerror}"
-    taken = queue.absorb(events, refused=[path.name for path in refused])
-    for path, reason in refused.items():
-        _set_aside(paths, path, reason)
+                kind = EventTooLargeError if error.errno == errno.EFBIG else InvalidEventError
+                refused[path.name] = kind(f"no event's file: {error.strerror}")
+    taken = queue.absorb(events, {name: refusal.cause for name, refusal in refused.items()})
+    for name, refusal in refused.items():
+        _set_aside(paths, paths.aside / name, str(refusal))
     for name in events:
         _remove(paths.aside / name)
     return taken
+
+
+def _event_of(path: Path) -> str:
+    text = normalise(check_stored(read_bounded(path, MOST_EVENT_BYTES, follow=False).decode()))
+    if len(text) > MOST_EVENT_BYTES:
+        raise EventTooLargeError(f"{len(text)} bytes as ASCII, and {MOST_EVENT_BYTES} are the limit")
+    return text
 
 
 def _set_aside(paths: Paths, path: Path, reason: str) -> None:
     private_folder(paths.quarantine)
     target = paths.quarantine / f"{os.urandom(3).hex()}-{path.name}"
     with contextlib.suppress(FileNotFoundError):
-        os.replace(path, target)
         write_new(target.with_suffix(".reason"), f"{reason}\n".encode())
+        os.replace(path, target)

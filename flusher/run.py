@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from flusher import backoff, state
+from flusher import backoff, reserve, state
 from flusher.absorb import absorb
 from flusher.context import Context, Result, RunReport
 from flusher.losses import report_losses
@@ -62,12 +62,13 @@ def _run(context: Context) -> None:
     # Only a capture enforces the limits of count and bytes; a flusher must not drop what it came to deliver.
     limits = replace(host_limits(paths), max_events=2**53, max_bytes=2**53)
     # What a flusher takes in may have been promised to survive a power cut: its commits do.
-    queue = Queue(paths, limits, "power", wait_s=WAIT_S)
+    queue = Queue(paths, limits, "power", wait_s=WAIT_S, spare=lambda: reserve.spend(paths))
     try:
         _pass(context, queue)
         report.remaining = queue.account().pending
     finally:
         queue.close()
+        reserve.keep(paths)
         lock.release()
         lock.forget()
 

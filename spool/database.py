@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from spool.disk import DATABASE, read_whole, set_power, translated
-from spool.errors import LockBusyError, QueueDamagedError, SpoolError, UnavailableError
+from spool.errors import DiskFullError, LockBusyError, QueueDamagedError, SpoolError, UnavailableError
 from spool.files import private_folder, refuse_links, sync_folder, write_new
 from spool.interrupts import signals_held
 from spool.ledger import Ledger
@@ -48,8 +48,11 @@ class Database:
     again under the lock, for a connection that dies with its thread would be closed outside it.
     """
 
-    def __init__(self, paths: Paths, durability: Durability = "process") -> None:
+    def __init__(
+        self, paths: Paths, durability: Durability = "process", spare: Callable[[], bool] | None = None
+    ) -> None:
         self.paths = paths
+        self._spare = spare
         self.durability: Durability = durability
         self.lock = FileLock(paths.queue_lock, guard=lambda: private_folder(paths.spool))
         self._reset()
@@ -139,9 +142,26 @@ class Database:
 
         A damaged queue moves to quarantine, and the operation runs once more on what was salvaged. Raises
         UnavailableError (nothing was done, or it can't be told: do it again) and what `operation` raises.
+        Where `spare` makes room on a full disk, it is done again.
         """
         with self.exclusive(wait_s) as deadline:
-            return self._mending(lambda: self._transact(operation, deadline))
+            return self._with_space(lambda: self._mending(lambda: self._transact(operation, deadline)))
+
+    def _with_space(self, attempt: Callable[[], T]) -> T:
+        """Make an attempt; on a full disk again, for the log that was closed may have been all that was in the way.
+
+        A third one is made in the space that `spare` gives.
+        """
+        if self._spare is None:
+            return attempt()
+        with suppress(DiskFullError):
+            return attempt()
+        try:
+            return attempt()
+        except DiskFullError:
+            if not self._spare():
+                raise
+        return attempt()
 
     def _mending(self, attempt: Callable[[], T]) -> T:
         """Make an attempt; after damage that is still there at a second look, rebuild and make it again.
@@ -182,7 +202,7 @@ class Database:
         A damaged queue is rebuilt, as in `write`.
         """
         with self.exclusive(wait_s) as deadline:
-            return self._mending(lambda: self._look(operation, deadline))
+            return self._with_space(lambda: self._mending(lambda: self._look(operation, deadline)))
 
     def _look(self, operation: Callable[[Store], T], deadline: float) -> T:
         store = self._ready(deadline)
@@ -246,8 +266,8 @@ class Database:
 
     def _is_current(self) -> bool:
         try:
-            named = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
-            os.stat(self.paths.queue / f"{DATABASE}-wal", follow_symlinks=False)
+            named = os.stat(self.paths.database, follow_symlinks=False)
+            os.stat(f"{self.paths.database}-wal", follow_symlinks=False)
         except OSError:
             return False
         return self._opened is not None and os.path.samestat(named, self._opened)

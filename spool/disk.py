@@ -3,7 +3,7 @@
 diskcache makes the folder, the tables and the triggers, opens connections, and any diskcache can read what is there;
 the statements are in spool/store.py. What is relied on of diskcache 5.6.3 has a test each in tests/test_disk.py, for
 diskcache has had no release since August 2023: the `Cache` table keyed by integers and texts; `count` and `size` in
-its `Settings` table, kept by triggers inside each transaction; `transact`; a connection for each thread.
+its `Settings` table, kept by triggers inside each transaction; a connection for each thread.
 """
 
 from __future__ import annotations

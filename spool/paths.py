@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from spool.settings import env_prefix
@@ -12,58 +13,68 @@ from spool.settings import env_prefix
 __all__ = ["Paths", "resolve_home"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Paths:
-    """The files below one home, as the contract names them."""
+    """The files below one home, as the contract names them. Each is put together once: a capture asks often."""
 
     home: Path
 
-    @property
+    @cached_property
     def identity(self) -> Path:
         """Identity and consent, shared with ktx itself."""
         return self.home / "telemetry.json"
 
-    @property
+    @cached_property
     def spool(self) -> Path:
         """The folder that holds everything of ours."""
         return self.home / "spool"
 
-    @property
+    @cached_property
     def queue(self) -> Path:
         """The diskcache directory; nothing else lives in it."""
         return self.spool / "queue"
 
-    @property
+    @cached_property
+    def database(self) -> str:
+        """SQLite's file in it."""
+        return str(self.queue / "cache.db")
+
+    @cached_property
     def queue_lock(self) -> Path:
         """Held around every open, append, settle and close of the queue."""
         return self.spool / "queue.lock"
 
-    @property
+    @cached_property
     def flush_lock(self) -> Path:
         """Held by the one running flusher."""
         return self.spool / "flush.lock"
 
-    @property
+    @cached_property
     def flush_state(self) -> Path:
         """Last attempt, last result, failures in a row, next attempt."""
         return self.spool / "flush.json"
 
-    @property
+    @cached_property
     def destination(self) -> Path:
         """Host and project key, left by the host CLI for a bare `ktx-flush`."""
         return self.spool / "destination.json"
 
-    @property
+    @cached_property
     def spans(self) -> Path:
         """One file per open command."""
         return self.spool / "spans"
 
-    @property
+    @cached_property
     def aside(self) -> Path:
         """The side door: one file per event that could not enter the queue in time."""
         return self.spool / "aside"
 
-    @property
+    @cached_property
+    def reserve(self) -> Path:
+        """Space that a flusher keeps for a full disk."""
+        return self.spool / "reserve"
+
+    @cached_property
     def quarantine(self) -> Path:
         """Damaged queues and refused files, whole."""
         return self.spool / "quarantine"

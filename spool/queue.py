@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from spool.aside import SUFFIX
@@ -34,10 +34,11 @@ class Queue:
 
     Every method that writes is one transaction under `queue.lock` and is on disk when it returns. All wait
     at most `wait_s` (`Limits.lock_wait_s` by default) and raise UnavailableError where the queue can't be
-    had, with nothing done. A damaged queue is moved to quarantine and salvaged on the way.
+    had, with nothing done. A damaged queue is moved to quarantine and salvaged on the way. `spare` is asked to
+    make room when the disk is full; True if it did.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a flusher's differs in, each by name
         self,
         paths: Paths,
         limits: Limits | None = None,
@@ -45,12 +46,13 @@ class Queue:
         *,
         wait_s: float | None = None,
         clock: Callable[[], float] = time.time,
+        spare: Callable[[], bool] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.wait_s = self.limits.lock_wait_s if wait_s is None else wait_s
         self._clock = clock
         self._paths = paths
-        self._database = Database(paths, durability)
+        self._database = Database(paths, durability, spare)
 
     def _write(self, operation: Callable[[Transaction], T]) -> T:
         return self._database.write(operation, self.wait_s)
@@ -92,13 +94,13 @@ class Queue:
 
         return self._write(operation)
 
-    def absorb(self, files: dict[str, str], refused: Iterable[str] = ()) -> int:
+    def absorb(self, files: dict[str, str], refused: Mapping[str, str] | None = None) -> int:
         """Add the events of aside files, by name, each once. Gives how many were new.
 
-        `refused` are files that hold no event: lost by `invalid`. All names are remembered in the same
+        `refused` are files that hold no event, by name, and the cause of the loss. All names are remembered in the same
         transaction: a caller that is killed before it removed the files may come again with the same ones.
         """
-        no_events = [REFUSED + name for name in refused]
+        no_events = {REFUSED + name: cause for name, cause in (refused or {}).items()}
 
         def operation(transaction: Transaction) -> int:
             known = set(transaction.absorbed)
@@ -106,7 +108,8 @@ class Queue:
                 if name not in known:
                     transaction.append(text, self._clock())
                     self._close_by_name(transaction, name)
-            transaction.ledger.lose("invalid", len(set(no_events) - known), entered=False)
+            for name in no_events.keys() - known:
+                transaction.ledger.lose(no_events[name], entered=False)
             transaction.absorbed = sorted([*files, *no_events])
             transaction.keep_within(self.limits)
             return len(files.keys() - known)

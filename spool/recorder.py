@@ -64,6 +64,9 @@ class Recorder:
         self.on_event: Callable[[], None] | None = None
         self._watch = Watch(options.app)
         self._spools: dict[Path, Spool] = {}
+        self._homes: dict[tuple[str | None, ...], Paths] = {}
+        self._home_variables = (self.prefix + "HOME", "HOME")
+        _ = self.paths  # a relative home is one below the working folder of now, wherever the host goes later
         self._common: dict[str, Any] | None = None
         self._held: Callable[[], AbstractContextManager[None]] | None = None
         self._loading: int | None = None
@@ -76,8 +79,13 @@ class Recorder:
     @property
     def paths(self) -> Paths | None:
         """The files of this host's home, or None where no home can be named."""
-        home = resolve_home(self.options.app, self.options.home, os.environ)
-        return Paths(home) if home is not None else None
+        named = tuple(map(os.environ.get, self._home_variables))
+        if named not in self._homes:
+            home = resolve_home(self.options.app, self.options.home, os.environ)
+            if home is None:
+                return None
+            self._homes[named] = Paths(home)
+        return self._homes[named]
 
     @property
     def identity(self) -> Identity:

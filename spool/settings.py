@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
-__all__ = ["DEFAULT_HOST", "VERSION", "Durability", "FlushMode", "Limits", "env_prefix"]
+__all__ = ["DEFAULT_HOST", "MOST_EVENT_BYTES", "VERSION", "Durability", "FlushMode", "Limits", "env_prefix"]
 
 VERSION = "0.1.0"
 DEFAULT_HOST = "https://us.i.posthog.com"
 
-# PostHog takes no larger event, and an aside file is refused at twice that.
-_MOST = {"max_event_bytes": 1_000_000}
+# PostHog takes no larger event.
+MOST_EVENT_BYTES = 1_000_000
+_MOST = {"max_event_bytes": MOST_EVENT_BYTES}
 
 Durability = Literal["process", "power"]
 FlushMode = Literal["auto", "never"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -67,9 +66,7 @@ class Spool:
         """Drop the oldest files aside over the limit, each counted: where no flusher can ever absorb them."""
         waiting = aside.files(self.paths)
         for oldest in waiting[: max(0, len(waiting) - self._limits.max_events)]:
-            with suppress(OSError):  # absorbed, or not to be had: then it is not lost either
-                os.unlink(oldest)
-                self.tally.add("over_count")
+            self.tally.replace(oldest, "over_count")
 
     def recover(self) -> None:
         """Turn the spans of dead processes into their events, as a flusher would; not at any price."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from spool.disk import Key, TextDisk, Value, open_cache, translated, translating
+from spool.disk import Key, TextDisk, Value, open_cache, translating
 from spool.errors import QueueDamagedError
 from spool.settings import Durability
 
@@ -42,17 +42,18 @@ class Store:
     @contextmanager
     def transact(self) -> Iterator[None]:
         """Commit what the block wrote, or nothing of it: what the block raises is raised as it is."""
-        transaction = self.cache.transact()
-        with translated():
-            transaction.__enter__()
+        self._say("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException as error:
+        except BaseException:
             with suppress(Exception):  # the first error says more than that of the rollback
-                transaction.__exit__(type(error), error, error.__traceback__)
+                self._sql("ROLLBACK")
             raise
-        with translated():
-            transaction.__exit__(None, None, None)
+        self._say("COMMIT")
+
+    @translating
+    def _say(self, statement: str) -> None:
+        self._sql(statement)
 
     @translating
     def get(self, key: Key) -> Value | None:

@@ -1,8 +1,8 @@
 """Losses that could not be written into the queue when they happened: noted beside it for the flusher.
 
-A note is an empty file whose name says it all, `aside/<time>-<random>.<cause>.<count>.lost`: that needs no
-block, so it mostly succeeds on a full disk. A further loss of the same process renames it. The flusher claims
-a note by renaming it first; a process whose note was claimed starts another.
+A note is a file whose name says it all, `aside/<time>-<random>.<cause>.<count>.lost`: an empty one needs no block,
+so it mostly succeeds on a full disk. A further loss of the same process renames it. The flusher claims a note by
+renaming it first; a process whose note was claimed starts another.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +65,11 @@ class Tally:
             self._unnoted[cause] = self._unnoted.get(cause, 0) + 1
             self._note_all()
 
+    def replace(self, event: Path, cause: str) -> None:
+        """Make the note of a loss of the file that held the event, in one step: it is the one or the other."""
+        with suppress(OSError):  # absorbed meanwhile, or not to be had: then it is not lost either
+            os.rename(event, self._path(_stem(), cause, 1))
+
     def retry(self) -> None:
         """Note what could not be noted before."""
         if self._unnoted:
@@ -87,7 +93,7 @@ class Tally:
                 return
             except FileNotFoundError:
                 pass  # claimed by a flusher: those are in the ledger, these begin a new note
-        stem = f"{time.time_ns():020d}-{os.urandom(4).hex()}"
+        stem = _stem()
         private_folder(self._paths.spool)
         private_folder(self._paths.aside)
         write_new(self._path(stem, cause, count), b"")
@@ -95,3 +101,7 @@ class Tally:
 
     def _path(self, stem: str, cause: str, count: int) -> Path:
         return self._paths.aside / f"{stem}.{cause}.{count}.lost"
+
+
+def _stem() -> str:
+    return f"{time.time_ns():020d}-{os.urandom(4).hex()}"

@@ -19,9 +19,6 @@ from tests.support.local_posthog import LocalPostHog
 from tests.support.mounts import NEEDS_ROOT, remount, tmpfs
 from tests.support.processes import flush
 
-# A known bug, in the words of the tests that it fails.
-
-
 # -- disks --------------------------------------------------------------------------------------------------
 
 
@@ -59,6 +56,22 @@ def test_a_disk_that_fills_up_under_a_running_host_heals(tmp_path: Path, server:
         (disk / "ballast").unlink()
         host.expect(3, "queued")
         assert all_arrive(disk / "home", server, host) == {"disk_full": lost}
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_a_disk_that_the_spool_alone_has_filled_is_drained(tmp_path: Path, server: LocalPostHog) -> None:
+    """Nobody else will make room: the flusher does with what it kept, and everything arrives once."""
+    with tmpfs(tmp_path / "disk", "8m") as disk, Host(disk / "home", server.url) as host:
+        host.expect(3, "queued")
+        assert flush(disk / "home", "run").returncode == 0
+        host.do("more = {'pad': 'x' * 3_000}")
+        host.expect(4_000, "queued", "aside", "lost", reason="disk is full")
+        fill(disk / "home" / "spool" / "aside" / ".draft")
+        lost = host.count("lost")
+        assert lost > 0
+        assert all_arrive(disk / "home", server, host) == {"disk_full": lost}
+        assert len(server.requests) < 60
 
 
 def fill(ballast: Path) -> None:

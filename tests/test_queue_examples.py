@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import tracemalloc
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -13,8 +15,9 @@ from spool import aside
 from spool.files import private_folder
 from spool.paths import Paths
 from spool.queue import CHUNK, Queue
+from spool.record import encode
 from spool.settings import Limits
-from spool.tally import Note
+from spool.tally import Note, Tally, notes, parse
 from spool.transaction import DEAD_LIMIT
 from tests.support.queue_model import event
 
@@ -121,3 +124,70 @@ def test_limits_that_became_narrower_hold_after_some_appends(limits: Limits, pat
     assert len(pending) <= 10
     assert [stored.number for stored in narrow.gather()][-1] == narrow.account().captured
     narrow.close()
+
+
+# -- aside --------------------------------------------------------------------------------------------------
+
+
+def test_an_aside_file_larger_than_any_event_is_lost_as_too_large(paths: Paths, queue: Queue) -> None:
+    """As it stands there, or as ASCII: it goes to quarantine, is counted by that cause, and holds up nobody."""
+    write_aside(paths, ["1.json", "2.json", "3.json"])
+    message = json.loads((paths.aside / "1.json").read_text())
+    for name, pad in (("1.json", "x" * 1_000_000), ("2.json", "\N{LATIN SMALL LETTER E WITH ACUTE}" * 400_000)):
+        message["properties"] = {"pad": pad}
+        (paths.aside / name).write_text(json.dumps(message, ensure_ascii=False))
+    assert absorb(paths, queue) == 1
+    account = queue.account()
+    assert (account.captured, account.pending, account.losses) == (3, 1, {"too_large": 2})
+    kept = sorted(path.name[7:] for path in paths.quarantine.iterdir())
+    assert kept == ["1.json", "1.reason", "2.json", "2.reason"]
+    assert absorb(paths, queue) == 0
+    assert queue.account() == account
+
+
+def test_files_aside_are_absorbed_in_chunks_of_bytes(paths: Paths, queue: Queue) -> None:
+    """Forty large files are several transactions: no writer waits, and no memory grows, for all of them at once."""
+    texts = write_aside(paths, [f"{number}.json" for number in range(40)])
+    for name, text in texts.items():
+        message = json.loads(text)
+        message["properties"]["pad"] = "x" * 900_000
+        (paths.aside / name).write_text(json.dumps(message))
+    tracemalloc.start()
+    assert absorb(paths, queue) == 40
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * 1024 * 1024
+    assert aside.files(paths) == []
+
+
+def test_a_file_aside_that_is_dropped_becomes_its_own_note(paths: Paths) -> None:
+    """One step: killed before it, the event is there; killed after it, the loss is."""
+    write_aside(paths, ["1.json", "2.json"])
+    tally = Tally(paths)
+    tally.replace(paths.aside / "1.json", "over_count")
+    tally.replace(paths.aside / "gone.json", "over_count")
+    assert [path.name for path in aside.files(paths)] == ["2.json"]
+    assert [parse(path.name) for path in notes(paths)] == [Note("over_count", 1)]
+    queue = Queue(paths, wait_s=5.0)
+    assert absorb(paths, queue) == 1
+    assert (queue.account().captured, queue.account().losses) == (2, {"over_count": 1})
+    queue.close()
+
+
+# -- rows that nobody of us wrote ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", ["{}", "[]", "[" * 100_000, '{"reason":1,"died_at":"x","stored_at":2,"event":3}'])
+def test_a_dead_letter_with_a_right_checksum_that_is_none_stops_nobody(letter: str, paths: Paths, queue: Queue) -> None:
+    """It is found, counted as damaged, and gone: `list`, `retry` and `purge` work on the others."""
+    queue.append_all(event(number, 10) for number in range(2))
+    queue.settle([], [(stored, "bad") for stored in queue.gather()])
+    queue.close()
+    connection = sqlite3.connect(paths.database)
+    with connection:
+        key = "dead:0000000000000001"
+        connection.execute("UPDATE Cache SET value = ? WHERE key = ?", (encode(0.0, letter), key))
+    connection.close()
+    assert [found.number for found in queue.dead()] == [2]
+    account = queue.account()
+    assert (account.dead, account.losses, account.captured) == (1, {"damaged": 1}, 2)

@@ -253,7 +253,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self.model.append(text, self.now)
         if set(refused) & set(new):
             self.model.refuse("invalid", len(set(refused) & set(new)))
-        assert self.queues[who].absorb(events, refused) == len(set(events) & set(new))
+        assert self.queues[who].absorb(events, dict.fromkeys(refused, "invalid")) == len(set(events) & set(new))
         self.absorbed |= set(self.files)
         self.model.keep_within()
 

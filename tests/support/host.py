@@ -33,13 +33,14 @@ with tempfile.TemporaryDirectory() as scratch:
     first.close()
 orders, answers = os.fdopen(int(sys.argv[2])), os.fdopen(int(sys.argv[3]), "w", buffering=1)
 telemetry = Telemetry("ktx", "1.2.3", "phc_test", sys.argv[4], sys.argv[5] or None, flush="never")
+more = {}
 for order in orders:
     started = time.perf_counter()
     if order.strip():
         exec(order)
         receipt = None, None, None
     else:
-        receipt = telemetry.capture("scan_completed", {"tableCount": 12})
+        receipt = telemetry.capture("scan_completed", {"tableCount": 12} | more)
     answers.write(json.dumps([*receipt, time.perf_counter() - started]) + "\\n")
 """
 # Gives up every right, for `Host.do`.
