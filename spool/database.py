@@ -181,16 +181,19 @@ class Database:
             return attempt()
 
     def _transact(self, operation: Callable[[Transaction], T], deadline: float) -> T:
-        for _attempt in range(2):
+        for _attempt in range(3):
             store = self._ready(deadline)
             try:
                 with store.transact():
                     transaction = Transaction(store)
                     result = operation(transaction)
                     transaction.save()
-            except BaseException:
+            except BaseException as error:
+                moved = isinstance(error, UnavailableError | QueueDamagedError) and not self._is_current()
                 self.discard()
-                raise
+                if not moved:
+                    raise
+                continue
             if self._is_current():
                 return result
             self.discard()  # the folder was removed under us: what was written is gone with it
@@ -205,6 +208,8 @@ class Database:
             return self._with_space(lambda: self._mending(lambda: self._look(operation, deadline)))
 
     def _look(self, operation: Callable[[Store], T], deadline: float) -> T:
+        if self._store is not None and not self._is_current():
+            self.discard()
         store = self._ready(deadline)
         try:
             return operation(store)
@@ -273,9 +278,7 @@ class Database:
         return self._opened is not None and os.path.samestat(named, self._opened)
 
     def _ready(self, deadline: float) -> Store:
-        """Give the open store; called under the lock."""
-        if self._store is not None and not self._is_current():
-            self.discard()
+        """Give the open store; called under the lock. Whether its file still bears the name shows afterwards."""
         if self._store is None:
             # Some patience is left for SQLite itself, however long the lock took.
             timeout_s = max(deadline - time.monotonic(), 0.01)

@@ -40,6 +40,7 @@ class FileLock:
         self._guard = guard
         self._flags = os.O_RDWR | (os.O_CREAT if create else 0)
         self._descriptor: int | None = None
+        self._opened: os.stat_result | None = None
         _live.add(self)
 
     def acquire(self, wait_s: float) -> None:
@@ -62,6 +63,7 @@ class FileLock:
             if self._guard is not None:
                 self._guard()
             self._descriptor = open_own(self.path, self._flags)
+            self._opened = os.fstat(self._descriptor)
         try:
             if not lock_descriptor(self._descriptor, blocking=False):
                 return False
@@ -70,18 +72,18 @@ class FileLock:
             if error.errno in {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}:
                 raise LockUnsupportedError(f"no file locks here ({error.strerror})") from error
             raise
-        if self._is_current(self._descriptor):
+        if self._is_current():
             return True
         self.forget()
         return False
 
-    def _is_current(self, descriptor: int) -> bool:
+    def _is_current(self) -> bool:
         """Tell whether the locked file still bears the name: else others lock another file."""
         try:
             named = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return os.path.samestat(named, os.fstat(descriptor))
+        return self._opened is not None and os.path.samestat(named, self._opened)
 
     def release(self) -> None:
         """Let the next one in. The descriptor stays open for the next time."""

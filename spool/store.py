@@ -100,6 +100,14 @@ class Store:
         raise QueueDamagedError("the queue's count of itself doesn't read")
 
     @translating
+    def head(self) -> tuple[Value | None, int, int]:
+        """Give what an append looks at: the value of `sequence`, and the totals."""
+        match self._sql(_HEAD).fetchall():
+            case [(int() | str() | None as sequence, int(count), int(size))]:
+                return sequence, count, size
+        raise QueueDamagedError("the queue's count of itself doesn't read")
+
+    @translating
     def sizes(self, after: int, most: int) -> list[tuple[int, int]]:
         """Give (key, characters) of up to `most` rows with integer keys above `after`, in their order."""
         rows = self._sql(_SIZES, (after, most)).fetchall()
@@ -134,6 +142,10 @@ _CHANGE = f"UPDATE Cache SET value = ?, size = ? {_ROW}"  # noqa: S608
 _DELETE = f"DELETE FROM Cache {_ROW}"  # noqa: S608
 _TAKE = f"DELETE FROM Cache {_ROW} AND value = ?"  # noqa: S608
 _TOTALS = "SELECT key, value FROM Settings WHERE key IN ('count', 'size')"
+_HEAD = (
+    "SELECT (SELECT value FROM Cache WHERE key = 'sequence' AND raw = 1),"
+    " (SELECT value FROM Settings WHERE key = 'count'), (SELECT value FROM Settings WHERE key = 'size')"
+)
 # Integers sort before texts, and texts before anything that is no key of ours.
 _SIZES = "SELECT key, raw, size FROM Cache WHERE key > ? AND key < '' ORDER BY key LIMIT ?"
 _PLAIN = "SELECT key, raw, mode, filename, value FROM Cache"

@@ -81,6 +81,8 @@ class Transaction:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._ledger: Ledger | None = None
+        # The last number given, how many rows there are, how large the pending ones are; from the first append on.
+        self._head: tuple[int, int, int] | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -102,20 +104,25 @@ class Transaction:
         Numbers never go back, so a number never names two events. The text is an event's JSON that ends
         with its properties, which are not empty.
         """
-        number = decode_number(self._store.get("sequence")) + 1
+        if self._head is None:
+            sequence, rows, size = self._store.head()
+            self._head = decode_number(sequence), rows, size
+        last, rows, size = self._head
+        number = last + 1
+        row = encode(now, f'{text[:-2]},"spool_sequence":{number}}}}}')
         self._store.set("sequence", encode_number(number))
-        numbered = f'{text[:-2]},"spool_sequence":{number}}}}}'
-        if not self._store.add(number, encode(now, numbered)):
+        if not self._store.add(number, row):
             raise QueueDamagedError(f"number {number} can't be given: the sequence went back")
+        self._head = number, rows + 1, size + len(row)
         return number
 
     def keep_within(self, limits: Limits) -> None:
-        """Drop the oldest pending events until the limits hold, each counted. The newest one stays.
+        """Drop the oldest pending events until the limits hold, each counted; after `append`. The newest one stays.
 
         At most `MOST_DROPS` at once, for somebody waits: limits that have become narrower hold after some
         appends.
         """
-        rows, size = self._store.totals()
+        _, rows, size = self._head or (0, *self._store.totals())
         if rows - len(META) > limits.max_events:
             over = self._waiting(rows) - limits.max_events
             self._drop_oldest(min(over, MOST_DROPS), "over_count")

@@ -186,7 +186,7 @@ os.write(2, f"{at}".encode())
 """,
     )
     assert {state for _uuid, state in receipts} == {"queued"}
-    assert len(receipts) > 100
+    assert len(receipts) > 80  # each line is one capture that was cut, and one that was not
 
 
 def test_a_destructor_that_captures_does_no_harm(home: Path, server: LocalPostHog) -> None:
