@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from spool.consent import is_set
 from spool.errors import ConfigurationError, SpoolError
 from spool.files import private_folder, read_bounded, write_atomic
 from spool.paths import Paths
@@ -67,7 +68,8 @@ def resolve(
     key = key or env.get(prefix + "TELEMETRY_KEY") or None
     left = _read(paths) if host is None or key is None else {}
     destination = Destination(host or left.get("host") or DEFAULT_HOST, key or left.get("project_key"))
-    check_host(destination.host)
+    variable = prefix + "TELEMETRY_ALLOW_HTTP"
+    check_host(destination.host, None if is_set(env.get(variable)) else variable)
     if destination.project_key is not None:
         check_key(destination.project_key)
     return destination
@@ -86,8 +88,11 @@ def _read(paths: Paths) -> dict[str, str | None]:
     return parts
 
 
-def check_host(host: str) -> None:
-    """Raise ConfigurationError unless the host is https, or http on this machine's loopback."""
+def check_host(host: str, variable: str | None) -> None:
+    """Raise ConfigurationError unless the host is https, or http on this machine's loopback.
+
+    Any other http host is for those who set `variable`; None where it is set.
+    """
     try:
         parts = urlsplit(host)
         name, _port = parts.hostname, parts.port
@@ -97,8 +102,8 @@ def check_host(host: str) -> None:
         raise ConfigurationError(f"the host {host!r} has no scheme: write https://{host.rsplit('://', maxsplit=1)[-1]}")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError("the host is an address only, without user, query or fragment")
-    if parts.scheme == "http" and name not in ("localhost", "127.0.0.1", "::1"):
-        raise ConfigurationError(f"the host {host!r} is not encrypted: write https://")
+    if parts.scheme == "http" and name not in ("localhost", "127.0.0.1", "::1") and variable is not None:
+        raise ConfigurationError(f"the host {host!r} is not encrypted: write https://, or allow it by {variable}=1")
 
 
 def check_key(key: str) -> None:

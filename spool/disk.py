@@ -24,7 +24,18 @@ from spool.errors import DiskFullError, QueueDamagedError, SpoolError, Unavailab
 from spool.record import FORMAT
 from spool.settings import Durability
 
-__all__ = ["DATABASE", "Key", "TextDisk", "Value", "open_cache", "read_whole", "set_power", "translated", "translating"]
+__all__ = [
+    "DATABASE",
+    "Key",
+    "TextDisk",
+    "Value",
+    "open_cache",
+    "read_for_good",
+    "read_whole",
+    "set_power",
+    "translated",
+    "translating",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -201,30 +212,23 @@ def set_power(cache: diskcache.Cache) -> None:
         cache.reset("sqlite_fullfsync", 1, update=False)
 
 
-# Bytes of the header that say who may write the file, and who may read it: 2 means by way of a log.
-_VERSIONS = slice(18, 20)
-_WAL = b"\2\2"
-
-
 def _probe(database: Path, timeout_s: float) -> sqlite3.Connection:
     """Look at the file before diskcache trusts it: it obeys whatever its Settings table says.
 
     The transaction shows in `timeout_s` whether somebody without our lock holds the database: diskcache
     would wait 60 s for that. The connection stays open, for the last one to close folds the log in.
     """
-    with open(database, "rb") as file:
-        header = file.read(_VERSIONS.stop)
-    if not header:
+    if os.path.getsize(database) == 0:
         raise QueueDamagedError("the queue's file is empty")
-    if header[_VERSIONS] != _WAL:  # SQLite would only read such a file, and say so at the first write
-        raise QueueDamagedError("the queue's file is no database with a log")
     connection = sqlite3.connect(database, timeout=timeout_s, isolation_level=None)
     try:
-        connection.execute("BEGIN IMMEDIATE")
+        _begin(connection, database)
         schema = set(connection.execute("SELECT type, name FROM sqlite_master"))
         settings = dict(connection.execute("SELECT key, value FROM Settings"))
         form = connection.execute("SELECT value FROM Cache WHERE key = 'format'").fetchall()
         connection.execute("ROLLBACK")
+        if connection.execute("PRAGMA journal_mode").fetchall() != [("wal",)]:
+            raise QueueDamagedError("the queue's file is no database with a log")
         if schema != _SCHEMA:
             raise QueueDamagedError("the queue's tables are not ours")
         if {key: value for key, value in settings.items() if key not in _METADATA} != SETTINGS:
@@ -237,14 +241,36 @@ def _probe(database: Path, timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
+def _begin(connection: sqlite3.Connection, database: Path) -> None:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        # One byte of the header says who may write: with another one, SQLite only reads, wherever the file lies.
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY and os.access(database, os.W_OK):
+            raise QueueDamagedError("the queue's file says that it can't be written") from error
+        raise
+
+
+def read_for_good(path: Path) -> Iterator[bytes]:
+    """Read a file of the queue without ever closing it.
+
+    A process that closes any descriptor of a file drops all of its POSIX locks on it: SQLite's, too, of whichever
+    connection. The next process to leave would take the log along under that connection.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        return
+    try:
+        while part := os.read(descriptor, 1 << 20):
+            yield part
+    except IsADirectoryError:
+        return
+
+
 def read_whole(folder: Path) -> None:
     """Read every byte of the queue's files; UnavailableError where the disk fails to."""
     with translated():
         for name in (DATABASE, f"{DATABASE}-wal"):
-            try:
-                descriptor = os.open(folder / name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            except (FileNotFoundError, IsADirectoryError):
-                continue
-            # Never closed: closing would drop every lock that another connection here holds on the file.
-            while os.read(descriptor, 1 << 20):
+            for _part in read_for_good(folder / name):
                 pass

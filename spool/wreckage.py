@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from spool.disk import DATABASE, Key, Value
+from spool.disk import DATABASE, Key, Value, read_for_good
 from spool.files import private_folder, write_new
 
 __all__ = ["Rows", "Wreck", "read_wreck"]
@@ -55,12 +55,9 @@ def read_wreck(folder: Path, scratch: Path, blank_page: Callable[[], bytes]) -> 
 
 
 def _copy(source: Path, target: Path) -> bool:
-    with suppress(FileNotFoundError, IsADirectoryError), open(source, "rb") as file:
-        write_new(target, b"")
-        with open(target, "wb") as copy:
-            shutil.copyfileobj(file, copy, 1 << 20)
-        return True
-    return False
+    write_new(target, b"")
+    with open(target, "wb") as copy:
+        return sum(copy.write(part) for part in read_for_good(source)) > 0
 
 
 def _mend(database: Path, blank: bytes) -> None:
@@ -122,10 +119,11 @@ def _readable(connection: sqlite3.Connection) -> Iterator[_Row]:
 
 def _run(connection: sqlite3.Connection, select: str, start: int, end: int | None) -> Generator[_Row, None, int]:
     """Go row by row, for a cursor reads ahead and would fail one row early; give the last row's id."""
+    forward = start < 0
     with suppress(sqlite3.Error):
         while row := connection.execute(select, (start,)).fetchone():
-            start = row[0]
-            if start == end:
+            if row[0] == end or (row[0] > start) != forward:  # met the other walk, or goes round in a circle
                 break
+            start = row[0]
             yield row
     return start

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,27 @@ def test_answers_that_the_sdk_stumbles_over_are_still_judged(home: Path, server:
     assert (report["exit_code"], report["rejected"]) == (3, 2)
     assert isinstance(server.requests[0].status, int)
     assert isinstance(answer(400), Answer)
+
+
+def test_the_wire_carries_each_byte_as_it_was_captured(home: Path, server: LocalPostHog) -> None:
+    """Nothing parses and writes an event again: what was frozen arrives, with its number."""
+    telemetry = Telemetry("ktx", "1.2.3", KEY, server.url, home, flush="never")
+    telemetry.capture("odd", {"z": 1.0, "a": 10**20, "text": "\N{SNOWMAN}\ud800\r\n", "nan": float("nan"), "e": 1e-7})
+    telemetry.close()
+    assert flush(home).returncode == 0
+    body = gzip.decompress(server.requests[-1].body).decode("ascii")
+    frozen = '{"z":1.0,"a":100000000000000000000,"text":"\\u2603\\ufffd\\r\\n","nan":null,"e":1e-07,'
+    assert frozen in body
+    assert ',"spool_sequence":' in body
+    batch = json.loads(body)["batch"]
+    assert [event["uuid"] for event in batch] == [event["uuid"] for event in server.events()]
+
+
+def test_a_host_that_is_not_encrypted_needs_a_word_of_the_operator(home: Path) -> None:
+    """With the variable it is tried; without, it is a mistake in the configuration, and the events are kept."""
+    spool_events(home, "http://192.0.2.1", 1)
+    refused = flush(home, "run", "--max-seconds", "0.2")
+    assert (refused.returncode, "KTX_TELEMETRY_ALLOW_HTTP=1" in refused.stderr) == (2, True)
+    allowed = flush(home, "run", "--max-seconds", "0.2", env=environment(KTX_TELEMETRY_ALLOW_HTTP="1"))
+    assert (allowed.returncode, allowed.stderr) == (0, "")
+    assert status(home)["pending"] == 2

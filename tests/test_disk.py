@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from spool.database import Database
-from spool.disk import DATABASE, SETTINGS, Value
+from spool.disk import DATABASE, SETTINGS, Value, read_whole
 from spool.errors import QueueDamagedError
 from spool.paths import Paths
 from spool.record import FORMAT, encode
 from spool.store import Store, open_store
 from spool.transaction import pending_events
+from spool.wreckage import read_wreck
+from tests.support.processes import run_python
 
 ROW = "INSERT INTO Cache (key, raw, mode, filename, value) VALUES (?, ?, ?, ?, ?)"
 # How diskcache marks a value of its own: inline, in a binary file, in a text file, pickled.
@@ -326,3 +328,31 @@ def _in_thread(target: Any) -> None:
     thread = threading.Thread(target=target)
     thread.start()
     thread.join()
+
+
+LOCKED = """
+import fcntl, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+try:
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)  # SQLite's shared lock: who is connected
+    print("nobody")
+except OSError:
+    print("somebody")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere locks belong to a descriptor")
+def test_nothing_here_drops_the_locks_of_another_connection(paths: Paths) -> None:
+    """A process that closes any descriptor of a file loses its locks on it: then the log is cut under the other one."""
+    first, second = Database(paths), Database(paths)
+    first.read(Store.totals, 5.0)
+    for look in (
+        lambda: second.read(Store.totals, 5.0),
+        lambda: read_whole(paths.queue),
+        lambda: read_wreck(paths.queue, paths.spool / "scratch", bytes),
+        lambda: second.close(5.0),
+    ):
+        look()
+        assert run_python(LOCKED, paths.database).stdout == "somebody\n"
+    first.close(5.0)
+    assert run_python(LOCKED, paths.database).stdout == "nobody\n"
