@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flusher import commands, look_commands
+from flusher import commands, look_commands, report_command
 from flusher.context import Context, Options, Result
 from flusher.gather import BATCH_SIZE
 from flusher.letters import printable
@@ -251,5 +251,5 @@ def _say(code: int, line: str) -> int:
     return code
 
 
-for module in (look_commands, commands):
+for module in (look_commands, commands, report_command):
     module.register(app)

@@ -15,7 +15,7 @@ _MOST_NAMES = 50
 _MOST_NAME_CHARS = 64
 # Upper ends of the classes of delay; what took longer is in one more.
 DELAY_LIMITS_S = (60.0, 600.0, 3600.0, 86_400.0, 7 * 86_400.0)
-DELAYS = ("under 1 min", "under 10 min", "under 1 h", "under 1 day", "under 1 week", "longer")
+DELAYS = ("< 1 min", "< 10 min", "< 1 h", "< 1 day", "< 1 week", "longer")
 
 
 class Tally:
