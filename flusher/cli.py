@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -12,14 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from flusher.commands import register
+from flusher import commands, look_commands, report_command
 from flusher.context import Context, Options, Result
 from flusher.gather import BATCH_SIZE
+from flusher.letters import printable
+from flusher.observer import Observer
 from flusher.render import render_run, render_status
 from flusher.report import collect
 from flusher.run import run
+from flusher.shared import Json, Quiet, print_json
 from spool.errors import ConfigurationError, SpoolError
 from spool.identity import consent, decide_for_all
+from spool.launch import GUARD
 from spool.paths import Paths, resolve_home
 from spool.settings import VERSION, env_prefix
 from spool.wipe import wipe
@@ -27,6 +30,8 @@ from spool.wipe import wipe
 __all__ = ["app", "main"]
 
 USAGE, INTERNAL = 2, 1
+# A line may name a path, or hold the words of a server.
+_MOST_CHARS = 2_000
 
 app = typer.Typer(
     name="ktx-flush",
@@ -35,9 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
@@ -86,7 +88,10 @@ def run_command(  # noqa: PLR0913 - the options of the contract
 ) -> None:
     """Deliver what waits: one pass, until the spool is empty or something says stop.
 
-    Examples:  ktx-flush   ktx-flush run --json   ktx-flush run --force --max-seconds 60
+    Examples:
+      ktx-flush
+      ktx-flush run --json
+      ktx-flush run --force --max-seconds 60
     """
     name, paths = context.obj
     if detached:
@@ -95,11 +100,13 @@ def run_command(  # noqa: PLR0913 - the options of the contract
         app=name,
         paths=paths,
         options=Options(max_seconds, max_events, max_retries, batch_size, force, host, key, dry_run),
+        started_by=_starter(detached=detached),
+        observer=Observer() if quiet or as_json else _watcher(),
     )
     _stop_on_signals(work)
     report = run(work)
     if as_json:
-        _print_json(report.as_json())
+        print_json(report.as_json())
     elif not quiet and report.result not in (Result.FAILED, Result.MISCONFIGURED):
         render_run(report)
     if report.result.exit_code:
@@ -108,16 +115,22 @@ def run_command(  # noqa: PLR0913 - the options of the contract
 
 
 @app.command("status")
-def status_command(context: typer.Context, as_json: Json = False) -> None:  # noqa: FBT002 - typer's flag
+def status_command(
+    context: typer.Context,
+    quiet: Quiet = False,  # noqa: FBT002 - typer's flag
+    as_json: Json = False,  # noqa: FBT002 - typer's flag
+) -> None:
     """Say what waits, what became of every event, and whether telemetry is on.
 
-    Examples:  ktx-flush status   ktx-flush status --json
+    Examples:
+      ktx-flush status
+      ktx-flush status --json
     """
     name, paths = context.obj
     status = collect(name, paths, os.environ)
     if as_json:
-        _print_json(status.as_json())
-    else:
+        print_json(status.as_json())
+    elif not quiet:
         render_status(status)
     if status.problem:
         _say(INTERNAL, status.problem)
@@ -125,27 +138,52 @@ def status_command(context: typer.Context, as_json: Json = False) -> None:  # no
 
 
 @app.command("enable")
-def enable_command(context: typer.Context) -> None:
+def enable_command(context: typer.Context, quiet: Quiet = False) -> None:  # noqa: FBT002 - typer's flag
     """Switch telemetry on for this install. It also mends a telemetry.json that doesn't read.
 
-    Examples:  ktx-flush enable   ktx-flush --app mycli enable
+    Examples:
+      ktx-flush enable
+      ktx-flush --app mycli enable
     """
     name, paths = context.obj
     decide_for_all(paths, enabled=True)
     identity = consent(name, paths, os.environ).identity
-    typer.echo("telemetry is on" if identity.enabled else f"telemetry stays off here, by {identity.decided_by}")
+    if not quiet:
+        typer.echo("telemetry is on" if identity.enabled else f"telemetry stays off here, by {identity.decided_by}")
 
 
 @app.command("disable")
-def disable_command(context: typer.Context) -> None:
+def disable_command(context: typer.Context, quiet: Quiet = False) -> None:  # noqa: FBT002 - typer's flag
     """Switch telemetry off for this install, and delete everything that waits.
 
-    Examples:  ktx-flush disable   ktx-flush --app mycli disable
+    Examples:
+      ktx-flush disable
+      ktx-flush --app mycli disable
     """
     _name, paths = context.obj
     decide_for_all(paths, enabled=False)
     gone = wipe(paths)
-    typer.echo(f"telemetry is off; {gone:,} waiting events were deleted")
+    if not quiet:
+        typer.echo(f"telemetry is off; {gone:,} waiting events were deleted")
+
+
+def _starter(*, detached: bool) -> str:
+    """Tell who started this run, as far as it can be known."""
+    if detached:
+        return "host"
+    if GUARD in os.environ:
+        return "waiting host"
+    return "person" if sys.stderr is not None and sys.stderr.isatty() else "script"
+
+
+def _watcher() -> Observer:
+    """Give a progress bar on a terminal, and nobody where one of the streams is none."""
+    streams = (sys.stdout, sys.stderr)
+    if os.environ.get("TERM") == "dumb" or not all(stream is not None and stream.isatty() for stream in streams):
+        return Observer()
+    from flusher.progress import Bar  # noqa: PLC0415 - more of rich, for a person who watches
+
+    return Bar()
 
 
 def _stand_back(paths: Paths) -> None:
@@ -166,10 +204,6 @@ def _stop_on_signals(work: Context) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), stop)
-
-
-def _print_json(fields: dict[str, object]) -> None:
-    typer.echo(json.dumps(fields, indent=2))
 
 
 def with_default_command(arguments: list[str]) -> list[str]:
@@ -213,8 +247,9 @@ def _usage(error: Exception) -> int:
 
 def _say(code: int, line: str) -> int:
     if sys.stderr is not None:  # closed, as some supervisors do
-        sys.stderr.write(f"ktx-flush: {line}\n")
+        sys.stderr.write(f"ktx-flush: {printable(line, _MOST_CHARS)}\n")
     return code
 
 
-register(app)
+for module in (look_commands, commands, report_command):
+    module.register(app)

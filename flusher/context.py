@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flusher.gather import BATCH_SIZE
+from flusher.observer import Observer
+from flusher.tally import Tally
 from spool.identity import Identity, consent
+from spool.ledger import Account
 from spool.paths import Paths
 
 __all__ = ["Context", "Options", "Result", "RunReport"]
@@ -80,7 +83,10 @@ class RunReport:
 
 @dataclass(slots=True)
 class Context:
-    """What a run works with: the spool, the world around it, and when to stop."""
+    """What a run works with: the spool, the world around it, when to stop, and what it leaves to tell.
+
+    `account` is that at the end of the run. `started_by` is as in `flusher.journal.Entry`.
+    """
 
     app: str
     paths: Paths
@@ -91,6 +97,10 @@ class Context:
     clock: Callable[[], float] = time.time
     started: float = field(default_factory=time.monotonic)
     report: RunReport = field(default_factory=RunReport)
+    started_by: str = ""
+    observer: Observer = field(default_factory=Observer)
+    tally: Tally = field(default_factory=Tally)
+    account: Account = field(default_factory=Account)
 
     @property
     def identity(self) -> Identity:

@@ -108,6 +108,7 @@ class Drain:
             wait_s = in_run_wait_s(retry, verdict.retry_after_s, self._context.rng)
             if wait_s > min(_LONGEST_WAIT_S, self._context.time_left_s()):
                 return verdict
+            self._context.observer.waits(wait_s, verdict.reason)
             self._context.stop.wait(wait_s)
             retry += 1
         return None
@@ -140,6 +141,7 @@ class Drain:
         else:
             self._context.report.rejected += self._queue.settle([], [(batch[0], reason)])
             self._buried.add(batch[0].number)
+            self._context.observer.settled(1)
 
     def _rejects_everything(self, batch: list[Stored]) -> bool:
         """Tell a destination that rejects whatever comes from one event that is malformed.
@@ -159,4 +161,7 @@ class Drain:
         """Take out what was acknowledged, in one transaction."""
         taken, self._unsettled = self._unsettled, []
         if taken:
-            self._context.report.delivered += self._queue.settle(taken)
+            context = self._context
+            context.report.delivered += self._queue.settle(taken)
+            context.tally.add(taken, context.clock())
+            context.observer.settled(len(taken))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import sys
 import uuid as uuids
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from dataclasses import replace as changed
-from pathlib import Path
 from typing import BinaryIO
 
 from flusher.gather import BATCH_BYTES
 from flusher.letters import dead, printable, uuid_of, waiting
+from flusher.new_file import new_file
 from spool.destination import host_limits
 from spool.errors import ConfigurationError, LockBusyError
 from spool.event import check_stored, normalise
-from spool.files import open_own, private_folder, publish
+from spool.files import private_folder
 from spool.lock import FileLock
 from spool.paths import Paths
 from spool.queue import CHUNK, Queue
@@ -39,25 +38,8 @@ def export_events(paths: Paths, queue: Queue, target: str, *, replace: bool = Fa
     """
     if target == STANDARD:
         return _write(waiting_lines(paths, queue), _standard("stdout"))
-    path = Path(os.path.abspath(target))
-    _check_free(path, replace=replace)
-    draft = path.with_name(f".{path.name[:100]}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        descriptor = open_own(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                count = _write(waiting_lines(paths, queue), file)
-                os.fsync(file.fileno())
-            if replace:
-                publish(draft, path, durable=True)
-            else:
-                _name(draft, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(draft)
-    except OSError as error:
-        raise ConfigurationError(f"{target} can't be written: {error.strerror or error}") from error
-    return count
+    with new_file(target, replace=replace) as file:
+        return _write(waiting_lines(paths, queue), file)
 
 
 def waiting_lines(paths: Paths, queue: Queue) -> Iterator[bytes]:
@@ -73,26 +55,6 @@ def _write(lines: Iterator[bytes], file: BinaryIO) -> int:
         count += 1
     file.flush()
     return count
-
-
-def _check_free(path: Path, *, replace: bool) -> None:
-    if not os.path.lexists(path):
-        return
-    if not replace:
-        raise ConfigurationError(f"{path} is there already: give another name, or --force to replace it")
-    if os.path.islink(path) or not os.path.isfile(path):
-        raise ConfigurationError(f"{path} is no plain file: it is left alone")
-
-
-def _name(draft: Path, path: Path) -> None:
-    """Give the draft its name unless somebody else has taken it meanwhile."""
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links: all that is left is to look again
-        _check_free(path, replace=False)
-        os.replace(draft, path)
 
 
 def _standard(name: str) -> BinaryIO:

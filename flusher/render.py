@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
+
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from flusher.context import RunReport
+from flusher.context import Result, RunReport
+from flusher.letters import printable
 from flusher.report import Status
+from flusher.shared import person_reads
 from spool.ledger import Account
 
-__all__ = ["render_run", "render_status"]
+__all__ = ["print_rows", "render_run", "render_status", "safe"]
 
 
 def render_run(report: RunReport) -> None:
@@ -25,41 +32,59 @@ def render_run(report: RunReport) -> None:
     ):
         if count:
             parts.append(f"{count:,} {what}")
-    line = f"{report.result.value}: {', '.join(parts)} ({report.requests} requests, {report.seconds:.1f} s)"
-    Console().print(line, highlight=False)
+    requests = f"{report.requests:,} request{'' if report.requests == 1 else 's'}"
+    line = f"{', '.join(parts)} ({requests}, {report.seconds:.1f} s)"
+    if report.result is not Result.DELIVERED:
+        why = f" ({printable(report.reason)})" if report.reason and not report.result.exit_code else ""
+        line = f"{report.result.value}{why}: {line}"
+    typer.echo(f"{line}; next attempt {report.next_attempt}" if report.next_attempt else line)
 
 
 def render_status(status: Status) -> None:
-    """Print the status as a table of two columns."""
-    console = Console()
-    table = Table.grid(padding=(0, 2))
+    """Print the status in two columns."""
     state = "[green]on[/]" if status.identity.enabled else "[yellow]off[/]"
     account = status.account
     rows = [
-        ("telemetry", f"{state} (decided by {escape(status.identity.decided_by)})"),
+        ("telemetry", f"{state} (decided by {safe(status.identity.decided_by)})"),
         ("pending", _pending(status)),
-        ("dead letters", f"{account.dead:,}"),
+        ("dead letters", f"[red]{account.dead:,}[/]" if account.dead else "0"),
         (
             "account",
             _sum(account),
         ),
         (
             "losses",
-            ", ".join(f"{count:,} {escape(cause)}" for cause, count in sorted(account.losses.items())) or "none",
+            ", ".join(f"{count:,} {safe(cause)}" for cause, count in sorted(account.losses.items())) or "none",
         ),
         (
             "destination",
-            escape(str(status.destination.get("problem") or status.destination["host"]))
+            safe(str(status.destination.get("problem") or status.destination["host"]))
             + ("" if status.destination["project_key"] else " (no project key)"),
         ),
-        ("last run", escape(_last(status))),
+        ("last run", safe(_last(status))),
         ("on disk", f"{status.bytes / 1024:,.0f} KiB"),
     ]
+    if status.problem:
+        rows.append(("problem", f"[red]{safe(status.problem)}[/]"))
+    print_rows(rows)
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    """Print names and values, the values in rich's markup. Where no terminal is, a line each, and nothing else."""
+    console = Console()
+    if not person_reads():
+        for name, value in rows:
+            typer.echo(f"{name:<14}{Text.from_markup(value).plain}")
+        return
+    table = Table.grid(padding=(0, 2))
     for name, value in rows:
         table.add_row(f"[bold]{name}[/]", value)
-    if status.problem:
-        table.add_row("[bold red]problem[/]", escape(status.problem))
     console.print(table, highlight=False)
+
+
+def safe(text: str) -> str:
+    """Make a text of somebody else harmless inside rich's markup."""
+    return escape(printable(text))
 
 
 def _sum(account: Account) -> str:
@@ -79,15 +104,22 @@ def _pending(status: Status) -> str:
 
 
 def _last(status: Status) -> str:
-    flush = status.as_json()
-    if flush["last_attempt"] is None:
+    flush = status.flush
+    if flush.last_attempt is None:
         return "never"
-    text = f"{flush['last_attempt']}: {flush['last_result']}"
-    if flush["reason"]:
-        text += f", {flush['reason']}"
-    if flush["next_attempt"]:
-        text += f"; next attempt {flush['next_attempt']}"
+    text = f"{_ago(flush.last_attempt)}: {flush.last_result}"
+    if flush.reason:
+        text += f", {flush.reason}"
+    if flush.next_attempt:
+        text += f"; next attempt {_ago(flush.next_attempt)}" if flush.next_attempt > time.time() else "; due again"
     return text
+
+
+def _ago(moment_s: float) -> str:
+    """Say a moment as a person counts, and by the clock."""
+    seconds = time.time() - moment_s
+    stamp = datetime.fromtimestamp(moment_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"{_duration(seconds)} ago ({stamp})" if seconds >= 0 else f"in {_duration(-seconds)} ({stamp})"
 
 
 def _duration(seconds: float) -> str:

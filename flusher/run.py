@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from flusher import backoff, reserve, state
+from flusher import backoff, journal, reserve, state
 from flusher.absorb import absorb
 from flusher.context import Context, Result, RunReport
 from flusher.losses import report_losses
@@ -37,8 +37,12 @@ def run(context: Context) -> RunReport:
         report.result, report.reason = Result.MISCONFIGURED, str(error)
     except (SpoolError, OSError) as error:
         report.result, report.reason = Result.FAILED, f"{error}; nothing is lost"
+    except Exception as error:
+        report.result, report.reason = Result.FAILED, f"internal error ({type(error).__name__})"
+        raise
     finally:
         report.seconds = round(time.monotonic() - context.started, 3)
+        journal.record(context)
     return report
 
 
@@ -65,7 +69,8 @@ def _run(context: Context) -> None:
     queue = Queue(paths, limits, "power", wait_s=WAIT_S, spare=lambda: reserve.spend(paths))
     try:
         _pass(context, queue)
-        report.remaining = queue.account().pending
+        context.account = queue.account()
+        report.remaining = context.account.pending
     finally:
         queue.close()
         reserve.keep(paths)
@@ -106,10 +111,12 @@ def _deliver(context: Context, queue: Queue, destination: Destination, before: s
     courier = Courier(destination, context.env)
     drain = Drain(context, queue, courier)
     try:
+        context.observer.begins(min(queue.account().pending, context.options.max_events or 2**53))
         report.result, report.reason, retry_after_s = drain.run()
         if report.result in (Result.DELIVERED, Result.REJECTED):
             _check_emptied(context, queue)
     finally:
+        context.observer.ends()
         courier.close()
         report.requests = courier.requests
     _remember(context, before, retry_after_s)

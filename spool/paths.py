@@ -55,6 +55,16 @@ class Paths:
         return self.spool / "flush.json"
 
     @cached_property
+    def flush_log(self) -> Path:
+        """A line for each run of the flusher, the newest ones."""
+        return self.spool / "flush.log"
+
+    @cached_property
+    def report_page(self) -> Path:
+        """The page that `ktx-flush report` writes."""
+        return self.spool / "report.html"
+
+    @cached_property
     def destination(self) -> Path:
         """Host and project key, left by the host CLI for a bare `ktx-flush`."""
         return self.spool / "destination.json"

@@ -78,12 +78,30 @@ def test_many_quick_commands_start_at_most_two_flushers(home: Path, server: Loca
     assert 1 <= len(server.requests) <= 2
 
 
+# Commands one after the other, each a process of its own that loads nothing anew.
+COMMANDS = """
+import os, sys
+import spool.launch, spool.lock, spool.recorder, spool.span, spool.spool
+from spool import Telemetry
+for _ in range(int(sys.argv[3])):
+    if os.fork() == 0:
+        t = Telemetry("ktx", "1", "phc_test", sys.argv[2], sys.argv[1], flush="auto")
+        assert t.capture("scan_completed")
+        sys.exit(0)
+    _pid, code = os.wait()
+    assert code == 0
+"""
+
+
 def test_offline_commands_leave_no_process_behind(home: Path) -> None:
-    """Nobody listens: fifty commands, after a moment no flusher runs, everything is kept."""
-    for _ in range(50):
-        run_python(HOST, home, "http://127.0.0.1:9")
+    """Nobody listens: sixty commands, after a moment no flusher runs, everything is kept."""
+    done = run_python(COMMANDS, home, "http://127.0.0.1:9", 60)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
     settled(home, 30)
-    assert status(home)["pending"] == 51
+    assert status(home)["pending"] == 61
+    runs = [json.loads(line) for line in (home / "spool" / "flush.log").read_text().splitlines()]
+    assert {run["started_by"] for run in runs} == {"host"}
+    assert {run["result"] for run in runs} <= {"destination not reached", "backing off"}
 
 
 def test_a_flusher_does_not_hold_the_working_folder_or_the_terminal(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +14,8 @@ import pytest
 from spool import Telemetry, aside
 from spool.paths import Paths
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import KEY, ROOT, environment, flush, flush_json, status
+from tests.support.processes import KEY, environment, flush, flush_json, status
+from tests.support.terminal import on_a_terminal
 
 # Markup of rich, an escape sequence, an 8-bit one, a new title, a line of its own, text that runs backwards.
 HOSTILE = (
@@ -62,29 +61,6 @@ def listed(home: Path, *options: str) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = report["dead" if "--dead" in options else "events"]
     assert [json.loads(line) for line in flush(home, "list", *options).stdout.splitlines()] == events
     return events
-
-
-def on_a_terminal(home: Path, *arguments: str, typed: bytes = b"") -> tuple[int, bytes]:
-    """Run a command of the flusher on a terminal; gives its exit code and what stood there."""
-    ours, theirs = pty.openpty()
-    os.write(ours, typed)
-    command = [sys.executable, "-m", "flusher", "--home", str(home), *arguments]
-    with subprocess.Popen(
-        command, env=environment(TERM="xterm", COLUMNS="160"), cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        while part := _read(ours):
-            shown += part
-    os.close(ours)
-    return process.returncode, shown
-
-
-def _read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 65536)
-    except OSError:  # EIO: nobody holds the other end
-        return b""
 
 
 def test_list_shows_exactly_what_is_sent(home: Path, server: LocalPostHog) -> None:

@@ -1,0 +1,168 @@
+"""`flush.log`: a line of JSON for each run, enough to explain yesterday. The oldest lines go first.
+
+A line tells counts, names of events and why a run ended, and nothing else that an event holds. Nobody relies on
+it: a line that can't be written is left out, and one that doesn't read is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flusher.context import Context, RunReport
+from flusher.tally import DELAYS
+from spool.errors import SpoolError
+from spool.files import open_own, read_bounded, write_atomic
+from spool.lock import FileLock
+from spool.paths import Paths
+from spool.settings import VERSION
+
+__all__ = ["MOST_BYTES", "Entry", "append", "entries", "record"]
+
+# Some thousand lines: ten days of a run every quarter of an hour. Cut down to the newer half.
+MOST_BYTES = 512 * 1024
+_LARGEST = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One run. `losses` are those of the whole install, by cause, as they stood at its end.
+
+    `sent` counts by event name; `other_sent` are of names beyond the first fifty. `delays` counts by
+    `flusher.tally.DELAYS`. `started_by` is "host", "waiting host", "person" or "script".
+    """
+
+    started_at: str = ""
+    seconds: float = 0.0
+    started_by: str = ""
+    result: str = ""
+    reason: str = ""
+    exit_code: int = 0
+    delivered: int = 0
+    rejected: int = 0
+    remaining: int = 0
+    recovered_spans: int = 0
+    absorbed: int = 0
+    expired: int = 0
+    requests: int = 0
+    losses: dict[str, int] = field(default_factory=dict)
+    next_attempt: str | None = None
+    sent: dict[str, int] = field(default_factory=dict)
+    other_sent: int = 0
+    delays: list[int] = field(default_factory=lambda: [0] * len(DELAYS))
+    longest_delay_s: float = 0.0
+    version: str = VERSION
+
+    @property
+    def ended(self) -> datetime:
+        """When the run ended."""
+        return datetime.fromisoformat(self.started_at).astimezone(UTC) + timedelta(seconds=self.seconds)
+
+
+def record(context: Context) -> None:
+    """Add the line of a run that ends: none of one that was off, that only looked, or that found no spool."""
+    paths, report = context.paths, context.report
+    if context.options.dry_run or not paths.spool.exists() or not context.identity.enabled:
+        return
+    append(paths, _entry(context, report))
+    now = context.identity
+    if not now.enabled and now.decided_by == "telemetry.json":  # it was wiped before the line was there
+        with suppress(OSError):
+            os.unlink(paths.flush_log)
+
+
+def _entry(context: Context, report: RunReport) -> Entry:
+    return Entry(
+        started_at=datetime.fromtimestamp(context.clock() - report.seconds, UTC).isoformat(timespec="milliseconds"),
+        seconds=report.seconds,
+        started_by=context.started_by,
+        result=report.result.value,
+        reason=report.reason,
+        exit_code=report.result.exit_code,
+        delivered=report.delivered,
+        rejected=report.rejected,
+        remaining=report.remaining,
+        recovered_spans=report.recovered_spans,
+        absorbed=report.absorbed,
+        expired=report.expired,
+        requests=report.requests,
+        losses=context.account.losses,
+        next_attempt=report.next_attempt,
+        sent=context.tally.events,
+        other_sent=context.tally.other_events,
+        delays=context.tally.delays,
+        longest_delay_s=round(context.tally.longest_delay_s, 3),
+    )
+
+
+def append(paths: Paths, entry: Entry) -> None:
+    """Add a line, in one call. A log over the limit is cut, unless another flusher is at work. Never raises."""
+    with suppress(OSError, SpoolError):
+        if _write(paths, json.dumps(asdict(entry), separators=(",", ":"))) > MOST_BYTES:
+            lock = FileLock(paths.flush_lock)
+            try:
+                with lock.held(0.0):
+                    _cut(paths)
+            finally:
+                lock.forget()
+
+
+def _write(paths: Paths, line: str) -> int:
+    """Add the line and give the size of the log. A part of a line that a full disk left is ended first."""
+    descriptor = open_own(paths.flush_log, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    try:
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        if size:
+            os.lseek(descriptor, size - 1, os.SEEK_SET)
+        whole = size == 0 or os.read(descriptor, 1) == b"\n"
+        return size + os.write(descriptor, ("" if whole else "\n").encode() + line.encode("ascii") + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def _cut(paths: Paths) -> None:
+    """Keep the whole lines of the newer half."""
+    descriptor = open_own(paths.flush_log, os.O_RDONLY)
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(-MOST_BYTES // 2, os.SEEK_END)
+        newer = file.read(MOST_BYTES // 2)
+    write_atomic(paths.flush_log, newer[newer.find(b"\n") + 1 :])
+
+
+def entries(paths: Paths) -> list[Entry]:
+    """Give the runs of the log, oldest first: all that read."""
+    try:
+        lines = read_bounded(paths.flush_log, 4 * MOST_BYTES, follow=False).splitlines()
+    except OSError:
+        return []
+    found = (_parse(line) for line in lines)
+    return [entry for entry in found if entry is not None]
+
+
+def _parse(line: bytes) -> Entry | None:
+    """Read a line; None if it is none of ours. What an older version didn't write has its default."""
+    try:
+        fields: Any = json.loads(line)
+        entry = Entry(**{name: fields[name] for name in Entry.__slots__ if name in fields})
+        sound = all(_fits(getattr(entry, name), getattr(Entry(), name)) for name in Entry.__slots__)
+        return entry if sound and entry.ended and len(entry.delays) == len(DELAYS) else None
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _fits(value: Any, sample: Any) -> bool:
+    """Tell whether a value is of the kind of a field's default; numbers are finite and not negative."""
+    if sample is None:
+        return value is None or isinstance(value, str)
+    if isinstance(sample, dict):
+        return isinstance(value, dict) and all(_fits(count, 0) for count in value.values())
+    if isinstance(sample, list):
+        return isinstance(value, list) and all(_fits(count, 0) for count in value)
+    if isinstance(sample, str):
+        return isinstance(value, str)
+    wanted = int | float if isinstance(sample, float) else int
+    return isinstance(value, wanted) and not isinstance(value, bool) and 0 <= value < _LARGEST
