@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -50,7 +49,7 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
 def options(
     context: typer.Context,
     app_name: Annotated[str, typer.Option("--app", help="Whose spool: ~/.APP, variables APP_*.")] = "ktx",
-    home: Annotated[Path | None, typer.Option(help="The home, instead of $APP_HOME or ~/.APP.")] = None,
+    home: Annotated[str | None, typer.Option(metavar="DIR", help="The home, instead of $APP_HOME or ~/.APP.")] = None,
     version: Annotated[  # noqa: ARG001, FBT002 - typer's flag, eaten by its callback
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
@@ -65,7 +64,7 @@ def options(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--app") from error
     if folder is None:
-        raise ConfigurationError("no home: set HOME, or give --home; nothing was touched")
+        raise ConfigurationError("no home: set HOME, or give --home a folder; nothing was touched")
     context.obj = (app_name, Paths(folder))
 
 
