@@ -1,4 +1,4 @@
-"""The command line of `ktx-flush`. Only this module and commands.py import typer."""
+"""The command line of `ktx-flush`. Only this module and those that register commands import typer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flusher.commands import register
+from flusher import commands, schedule
 from flusher.context import Context, Options, Result
 from flusher.gather import BATCH_SIZE
 from flusher.render import render_run, render_status
@@ -216,4 +216,5 @@ def _say(code: int, line: str) -> int:
     return code
 
 
-register(app)
+commands.register(app)
+schedule.register(app)

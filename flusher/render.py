@@ -8,6 +8,7 @@ from rich.table import Table
 
 from flusher.context import RunReport
 from flusher.report import Status
+from flusher.schedule_table import plan_line
 from spool.ledger import Account
 
 __all__ = ["render_run", "render_status"]
@@ -53,6 +54,7 @@ def render_status(status: Status) -> None:
             + ("" if status.destination["project_key"] else " (no project key)"),
         ),
         ("last run", escape(_last(status))),
+        ("schedule", escape(plan_line(status.schedule))),
         ("on disk", f"{status.bytes / 1024:,.0f} KiB"),
     ]
     for name, value in rows:
