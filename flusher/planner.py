@@ -38,8 +38,10 @@ class Change(NamedTuple):
 def look(app: str, paths: Paths) -> Plan:
     """Say what is scheduled for an app and home. Never raises: what can't be looked at is the `problem`."""
     name = entry_name(app, paths.home)
-    everything, problems = look_at_all()
+    everything, unseen = look_at_all()
     found = tuple(one for one in everything if one.name == name)
+    # Who may not use cron is no worse off for it with a timer.
+    problems = [] if found else unseen
     if len(found) > 1:
         problems = [f"scheduled {len(found)} times ({_listed(found)}): run schedule remove, then schedule install"]
     problems += [f"{one.method}: {one.problem}" for one in found if one.problem]

@@ -54,6 +54,8 @@ def install_command(
     text = f"{'scheduled' if state == 'installed' else 'scheduled already, nothing was changed'}: {_line(plan)}"
     if not identity.enabled:
         text += f"\ntelemetry is off (decided by {identity.decided_by}): nothing is sent until it is on"
+    if any(one.method == "systemd" for one in plan.installed):
+        text += "\nit runs while you are logged in; to have it run always: loginctl enable-linger"
     reason = None if identity.enabled else identity.decided_by
     _say({"state": state, "reason": reason, **plan.as_json()}, text, as_json=as_json)
 

@@ -1,6 +1,7 @@
-"""A systemd user timer: two unit files of ours, which systemd starts whether anybody is logged in or not (linger).
+"""A systemd user timer: two unit files of ours.
 
-Unlike cron it catches up on a run that a sleeping machine missed, and waits up to a minute more, at random.
+Unlike cron it catches up on a run that a sleeping machine missed, and waits up to a minute more, at random. It runs
+while this user is logged in, or always where lingering is on (loginctl enable-linger).
 """
 
 from __future__ import annotations

@@ -78,7 +78,9 @@ def test_a_systemd_timer_is_written_started_and_taken_away(home: Path, tmp_path:
     """Units first, then reload, enable, start; the other way round to remove it. Twice changes nothing."""
     folder = tmp_path / "bin"
     env = stand_in(folder, "systemctl", _SYSTEMCTL)
-    assert "every 15m by systemd" in said(schedule(home, "install", env=env))
+    text = said(schedule(home, "install", env=env))
+    assert "every 15m by systemd" in text
+    assert "loginctl enable-linger" in text
     name = f"ktx-flush-{entry_name('ktx', home)}"
     units = folder / "config" / "systemd" / "user"
     show = f"--user show {name}.timer --property=NextElapseUSecRealtime --timestamp=unix"
@@ -133,6 +135,27 @@ def test_a_launchd_agent_is_written_loaded_and_taken_away(home: Path, tmp_path: 
     said(schedule(home, "remove", env=env))
     assert calls(folder) == [f"bootout {domain}/{label}"]
     assert list(agents.iterdir()) == []
+
+
+# A crontab that this user may not use, in the words of Debian's.
+_CRONTAB = """#!/bin/sh
+echo "You (me) are not allowed to use this program (crontab)" >&2
+exit 1
+"""
+
+
+def test_a_crontab_that_refuses_this_user_is_named_and_no_matter_to_a_timer(home: Path, tmp_path: Path) -> None:
+    """Its own words and exit code 2 for who wants cron; with systemd the schedule is what it is."""
+    env = stand_in(tmp_path / "bin", "crontab", _CRONTAB)
+    for command in ("install", "show", "remove"):
+        done = schedule(home, command, env=env)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "crontab -l refuses: You (me) are not allowed" in done.stderr
+    (tmp_path / "bin" / "systemctl").write_text(_SYSTEMCTL)
+    (tmp_path / "bin" / "systemctl").chmod(0o755)
+    said(schedule(home, "install", env=env))
+    assert json.loads(said(schedule(home, "show", "--json", env=env)))["problem"] is None
+    assert "by systemd" in said(schedule(home, "remove", env=env))
 
 
 @NEEDS_CRON
