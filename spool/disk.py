@@ -24,7 +24,18 @@ from spool.errors import DiskFullError, QueueDamagedError, SpoolError, Unavailab
 from spool.record import FORMAT
 from spool.settings import Durability
 
-__all__ = ["DATABASE", "Key", "TextDisk", "Value", "open_cache", "read_whole", "set_power", "translated", "translating"]
+__all__ = [
+    "DATABASE",
+    "Key",
+    "TextDisk",
+    "Value",
+    "open_cache",
+    "read_whole",
+    "set_power",
+    "sqlite_facts",
+    "translated",
+    "translating",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -235,6 +246,18 @@ def _probe(database: Path, timeout_s: float) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def sqlite_facts() -> tuple[str, bool]:
+    """Give SQLite's version, and whether it takes the double-quoted strings that diskcache writes."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.execute('SELECT "text"')
+    except sqlite3.OperationalError:
+        return sqlite3.sqlite_version, False
+    finally:
+        connection.close()
+    return sqlite3.sqlite_version, True
 
 
 def read_whole(folder: Path) -> None:
