@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flusher import commands, schedule
+from flusher import commands, doctor_command, schedule
 from flusher.context import Context, Options, Result
 from flusher.gather import BATCH_SIZE
 from flusher.render import render_run, render_status
@@ -218,3 +218,4 @@ def _say(code: int, line: str) -> int:
 
 commands.register(app)
 schedule.register(app)
+doctor_command.register(app)

@@ -88,13 +88,13 @@ def next_by_clock(timetable: Timetable | None) -> datetime | None:
     return timetable.next_after(datetime.now()).astimezone()  # noqa: DTZ005 - cron goes by the clock on the wall
 
 
-def stale(command: Sequence[str]) -> str | None:
+def stale(command: Sequence[str], *, home_too: bool = True) -> str | None:
     """Say what the command line of a schedule names that isn't there any more; None if all is there."""
     if not command:
         return "its command line doesn't read"
     if not os.access(command[0], os.X_OK):
         return f"its interpreter {command[0]} is gone"
     home = command[command.index("--home") + 1 :][:1] if "--home" in command else []
-    if home and not os.path.isdir(home[0]):
+    if home_too and home and not os.path.isdir(home[0]):
         return f"its home {home[0]} is gone"
     return None
