@@ -1,4 +1,4 @@
-"""The command line of `ktx-flush`. Only this module and commands.py import typer."""
+"""The command line of `ktx-flush`. Only this module and those that register commands import typer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flusher import commands, look_commands, report_command
+from flusher import commands, doctor_command, look_commands, report_command, schedule
 from flusher.context import Context, Options, Result
 from flusher.gather import BATCH_SIZE
 from flusher.letters import printable
@@ -52,7 +51,7 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
 def options(
     context: typer.Context,
     app_name: Annotated[str, typer.Option("--app", help="Whose spool: ~/.APP, variables APP_*.")] = "ktx",
-    home: Annotated[Path | None, typer.Option(help="The home, instead of $APP_HOME or ~/.APP.")] = None,
+    home: Annotated[str | None, typer.Option(metavar="DIR", help="The home, instead of $APP_HOME or ~/.APP.")] = None,
     version: Annotated[  # noqa: ARG001, FBT002 - typer's flag, eaten by its callback
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
@@ -67,7 +66,7 @@ def options(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--app") from error
     if folder is None:
-        raise ConfigurationError("no home: set HOME, or give --home; nothing was touched")
+        raise ConfigurationError("no home: set HOME, or give --home a folder; nothing was touched")
     context.obj = (app_name, Paths(folder))
 
 
@@ -251,5 +250,5 @@ def _say(code: int, line: str) -> int:
     return code
 
 
-for module in (look_commands, commands, report_command):
+for module in (look_commands, commands, report_command, schedule, doctor_command):
     module.register(app)

@@ -21,10 +21,12 @@ from spool.destination import Destination
 from spool.errors import ConfigurationError
 from spool.transaction import Stored
 
-__all__ = ["Courier", "Reply"]
+__all__ = ["Courier", "Reply", "probe"]
 
 # The server may wait 20 s for Kafka before it answers.
 TIMEOUT_S = 30.0
+# A person waits for a probe; a host that takes longer to refuse nothing is in trouble.
+_PROBE_TIMEOUT_S = 10.0
 _PROXIES = {"http": ("http_proxy", "HTTP_PROXY"), "https": ("https_proxy", "HTTPS_PROXY")}
 _UNUSABLE = (
     requests.exceptions.SSLError,
@@ -123,17 +125,43 @@ class Courier:
 
     def _see(self, response: requests.Response, *_args: object, **_options: object) -> requests.Response:
         """Keep the answer with the first part of its body; an endless one is cut off."""
-        body = bytearray()
-        for part in response.iter_content(_BODY_BYTES):
-            body += part
-            if len(body) > _BODY_BYTES:
-                response.close()
-                break
+        body = _first_part(response)
         self._seen = requests.Response()
         self._seen.status_code, self._seen.headers = response.status_code, response.headers
         self._seen.history, self._seen.url, self._seen.request = response.history, response.url, response.request
-        self._seen.raw = BytesIO(body[:_BODY_BYTES])
+        self._seen.raw = BytesIO(body)
         return self._seen
+
+
+def probe(host: str, env: Mapping[str, str]) -> tuple[Answer, str | None]:
+    """Knock where events go, with a batch that holds none, no key and no id: PostHog answers 400.
+
+    Gives the answer and its Date header. Raises ConfigurationError for a CA bundle that isn't there.
+    """
+    with _session(host, env) as session:
+        session.max_redirects = 1  # none is followed, but requests counts the one that it looks at
+        try:
+            response = session.post(
+                f"{determine_server_host(host).rstrip('/')}/batch/",
+                json={"batch": []},
+                timeout=_PROBE_TIMEOUT_S,
+                allow_redirects=False,
+            )
+            body = _first_part(response).decode("utf-8", "replace")
+        except (requests.RequestException, OSError, ValueError) as error:
+            return Answer(error=_words(error), unusable=isinstance(error, _UNUSABLE)), None
+    return Answer(response.status_code, body, response.headers.get("Retry-After")), response.headers.get("Date")
+
+
+def _first_part(response: requests.Response) -> bytes:
+    """Read the first part of a body; an endless one is cut off."""
+    body = bytearray()
+    for part in response.iter_content(_BODY_BYTES):
+        body += part
+        if len(body) > _BODY_BYTES:
+            response.close()
+            break
+    return bytes(body[:_BODY_BYTES])
 
 
 def _answer(response: requests.Response | None) -> Answer:

@@ -14,6 +14,7 @@ from rich.text import Text
 from flusher.context import Result, RunReport
 from flusher.letters import printable
 from flusher.report import Status
+from flusher.schedule_table import plan_line
 from flusher.shared import person_reads
 from spool.ledger import Account
 
@@ -62,6 +63,7 @@ def render_status(status: Status) -> None:
             + ("" if status.destination["project_key"] else " (no project key)"),
         ),
         ("last run", safe(_last(status))),
+        ("schedule", safe(plan_line(status.schedule))),
         ("on disk", f"{status.bytes / 1024:,.0f} KiB"),
     ]
     if status.problem:

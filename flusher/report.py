@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from flusher import state
+from flusher.installed import Plan
 from spool import aside
 from spool.destination import resolve
 from spool.errors import ConfigurationError, SpoolError
@@ -34,6 +35,7 @@ class Status:
     flush: state.FlushState
     destination: dict[str, str | None]
     problem: str | None
+    schedule: Plan = field(default_factory=Plan)
 
     def as_json(self) -> dict[str, object]:
         """Give the status under the contract's names."""
@@ -55,6 +57,7 @@ class Status:
             "accounting": None if self.problem else self.account.as_json(),
             "losses": self.account.losses,
             "destination": self.destination,
+            "schedule": self.schedule.as_json(),
             "problem": self.problem,
         }
 
@@ -69,6 +72,8 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
 
     Events in aside files were captured and wait: they count in both numbers of the account.
     """
+    from flusher.planner import look  # noqa: PLC0415 - cron's, systemd's and launchd's ways, for `status` only
+
     problem: str | None = None
     account, beside = Account(), 0
     queue = Queue(paths, wait_s=5.0)
@@ -91,6 +96,7 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
         flush=state.load(paths),
         destination=_destination(app, paths, env),
         problem=problem,
+        schedule=look(app, paths),
     )
 
 

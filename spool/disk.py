@@ -33,6 +33,7 @@ __all__ = [
     "read_for_good",
     "read_whole",
     "set_power",
+    "sqlite_facts",
     "translated",
     "translating",
 ]
@@ -266,6 +267,18 @@ def read_for_good(path: Path) -> Iterator[bytes]:
             yield part
     except IsADirectoryError:
         return
+
+
+def sqlite_facts() -> tuple[str, bool]:
+    """Give SQLite's version, and whether it takes the double-quoted strings that diskcache writes."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.execute('SELECT "text"')
+    except sqlite3.OperationalError:
+        return sqlite3.sqlite_version, False
+    finally:
+        connection.close()
+    return sqlite3.sqlite_version, True
 
 
 def read_whole(folder: Path) -> None:

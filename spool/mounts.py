@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["is_network"]
+__all__ = ["file_system", "is_network"]
 
 _NETWORK = {
     "9p",
@@ -43,12 +43,17 @@ def is_network(path: Path, table: Path = _TABLE) -> bool:
 
     Read from Linux's table of mounts (proc(5), mountinfo); where there is none, the answer is no.
     """
+    return file_system(path, table) in _NETWORK
+
+
+def file_system(path: Path, table: Path = _TABLE) -> str | None:
+    """Give the type of the file system that `path` is on, as the table of mounts calls it; None if it doesn't tell."""
     try:
         lines = table.read_text(errors="surrogateescape").split("\n")
     except OSError:
-        return False
+        return None
     wanted = os.path.realpath(path)
-    best, kind = "", ""
+    best, kind = "", None
     for line in lines:
         left, _, right = line.partition(" - ")
         fields, types = left.split(" "), right.split(" ")
@@ -58,4 +63,4 @@ def is_network(path: Path, table: Path = _TABLE) -> bool:
         inside = wanted == point or wanted.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, types[0]
-    return kind in _NETWORK
+    return kind

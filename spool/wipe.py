@@ -35,7 +35,7 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
         for folder in (paths.aside, paths.spans, paths.quarantine):
             shutil.rmtree(folder, ignore_errors=True)
         for entry in os.scandir(paths.spool):
-            if entry.name.startswith("queue.wiped-"):  # an earlier wipe that was killed
+            if entry.name.startswith(("queue.wiped-", "doctor-")):  # of an earlier wipe or doctor that was killed
                 shutil.rmtree(entry.path, ignore_errors=True)
             elif entry.name.lstrip(".").startswith((paths.flush_log.name, paths.report_page.name)):
                 with suppress(FileNotFoundError):  # a flusher that is at work renames its draft

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from flusher.cli import with_default_command
 from spool import Telemetry
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import KEY, flush, flush_json, status
+from tests.support.processes import KEY, environment, flush, flush_json, status
 
 # Arguments, and a word that the line must hold.
 WRONG = {
@@ -95,3 +97,15 @@ def test_run_is_the_default_command() -> None:
     assert with_default_command(["--home=h"]) == ["--home=h", "run"]
     assert with_default_command(["--home", "h", "status"]) == ["--home", "h", "status"]
     assert with_default_command(["--help"]) == ["--help"]
+
+
+@pytest.mark.parametrize("arguments", [("--home", ""), ("--home=",), ("--home", "  ")])
+def test_an_empty_home_is_a_mistake_and_not_the_working_folder(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """A variable that a script forgot to set: exit code 2, one line, and nothing is made where the script runs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flusher", *arguments, "status"],
+        env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--home" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["user"]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,8 @@ from spool.mounts import is_network
 from tests.support.host import NOBODY, Host, all_arrive
 from tests.support.local_posthog import LocalPostHog
 from tests.support.mounts import NEEDS_ROOT
-from tests.support.processes import environment, flush, run_python, status
+from tests.support.processes import environment, flush, status
+from tests.support.strict_sqlite import strict_environment
 
 NAMES = {
     "shell": " $HOME ~ 'a' \"b\" `c` a\\b ",
@@ -92,39 +90,11 @@ def test_a_relative_home_in_a_folder_that_is_gone_is_none(tmp_path: Path, monkey
 
 # -- another SQLite -----------------------------------------------------------------------------------------
 
-_SHIM = """
-#include <dlfcn.h>
-#include <stddef.h>
-int sqlite3_open_v2(const char *name, void **database, int flags, const char *vfs) {
-    void *library = dlopen(LIBRARY, RTLD_NOW);
-    int (*open)(const char *, void **, int, const char *) = dlsym(library, "sqlite3_open_v2");
-    int (*configure)(void *, int, ...) = dlsym(library, "sqlite3_db_config");
-    int code = open(name, database, flags, vfs);
-    if (code == 0) {
-        configure(*database, 1013, 0, NULL); /* SQLITE_DBCONFIG_DQS_DML */
-        configure(*database, 1014, 0, NULL); /* SQLITE_DBCONFIG_DQS_DDL */
-    }
-    return code;
-}
-"""
-
 
 @pytest.fixture
 def strict_sqlite(tmp_path: Path) -> dict[str, str]:
     """An environment in which SQLite refuses double-quoted strings, as some systems build it."""
-    if shutil.which("gcc") is None or not Path("/proc/self/maps").exists():
-        pytest.skip("needs gcc, and Linux")
-    maps = run_python("import sqlite3; print(open('/proc/self/maps').read())").stdout
-    library = re.search(r"/\S*/libsqlite3\.so\S*", maps)
-    if library is None:
-        pytest.skip("this Python has SQLite built in: it can't be exchanged")
-    (tmp_path / "shim.c").write_text(_SHIM)
-    options = ["-shared", "-fPIC", f'-DLIBRARY="{library[0]}"', "-o", str(tmp_path / "shim.so")]
-    subprocess.run(["gcc", *options, tmp_path / "shim.c", "-ldl"], check=True)
-    env = environment(LD_PRELOAD=str(tmp_path / "shim.so"))
-    probe = run_python("import sqlite3; sqlite3.connect(':memory:').execute('SELECT \"text\"')", env=env)
-    assert "no such column" in probe.stderr
-    return env
+    return strict_environment(tmp_path)
 
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "a queue of another SQLite"])

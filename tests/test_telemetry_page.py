@@ -41,6 +41,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "`install_first_run` is sent once for each install.": (
         "test_thirty_two_first_runs_at_once_give_one_id_one_notice_and_one_event",
     ),
+    "`ktx-flush doctor --send` sends one event, `spool_canary`: without `spool_sequence`, and with "
+    "`$process_person_profile`, false.": ("test_send_delivers_one_canary_that_the_account_knows_nothing_of",),
     "Your host name, your user name, the address of your network card and the folder you are in.": (
         "test_nothing_names_this_machine_or_its_user",
         *CANARY,
@@ -70,7 +72,14 @@ SHOWN: dict[str, tuple[str, ...]] = {
     ),
     "`~/.ktx/spool/destination.json`: where events go, and the limits.": PLACES,
     "`~/.ktx/spool/flush.json`: when the last attempt was made, and the next may be.": PLACES,
-    "Folders have the mode 0700, files 0600.": ("test_everything_is_private_under_any_umask", *PLACES),
+    "`~/.ktx/spool/doctor-...`: a copy of the queue, only while `ktx-flush doctor` runs.": (
+        "test_what_a_killed_doctor_leaves_is_removed_by_the_next_or_by_an_opt_out",
+    ),
+    "Folders have the mode 0700, files 0600.": (
+        "test_everything_is_private_under_any_umask",
+        "test_the_copy_of_the_queue_is_private_under_any_umask",
+        *PLACES,
+    ),
     "`KTX_HOME` names another folder than `~/.ktx`.": ("test_another_program_has_its_own_home_variables_and_spool",),
     "An event leaves the queue when PostHog has acknowledged it.": (
         "test_whatever_the_server_does_wrong_the_queue_holds_everything",
@@ -100,8 +109,15 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "`ktx-flush status` says whether telemetry is on, and which rule decided.": (
         "test_a_file_that_does_not_read_means_off_and_stays_as_it_is",
     ),
+    "`ktx-flush doctor --json` names neither you nor the install: it may be sent to others.": (
+        "test_json_names_no_person_no_install_and_no_whole_key",
+    ),
     "`KTX_TELEMETRY_DISABLED=1`, `DO_NOT_TRACK=1` or `CI=1` in the environment: ktx and `ktx-flush` store, "
-    "send and create nothing; what waits from before stays.": ("test_off_by_environment_touches_nothing",),
+    "send and create nothing; what waits from before stays.": (
+        "test_off_by_environment_touches_nothing",
+        "test_off_by_a_variable_is_named_and_nothing_is_asked_or_tried",
+        "test_an_opt_out_is_obeyed",
+    ),
     "`ktx-flush disable`: telemetry is off for this install, and everything that waits is deleted at once.": (
         "test_disable_and_enable_are_what_they_say",
     ),
@@ -158,6 +174,9 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_a_certificate_of_another_host_is_refused",
     ),
     "No redirect is followed.": ("test_a_redirect_is_not_followed",),
+    "`ktx-flush doctor` asks the host whether it answers, by a request that holds no event, no key and no id.": (
+        "test_where_all_is_well_doctor_says_so_and_changes_nothing",
+    ),
     "Nothing of `~/.netrc` is used.": ("test_credentials_of_netrc_are_never_used",),
     "Proxies and certificate bundles are taken from the environment.": (
         "test_a_proxy_of_the_environment_is_used_unless_no_proxy_says_otherwise",
