@@ -7,7 +7,9 @@ import errno
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
+from flusher.catalogues import complaint
 from spool import aside, first_run, tally
 from spool.errors import InvalidEventError
 from spool.event import check_stored, normalise
@@ -15,23 +17,31 @@ from spool.files import private_folder, read_bounded, write_new
 from spool.paths import Paths
 from spool.queue import CHUNK, REFUSED, Queue
 
-__all__ = ["absorb"]
+__all__ = ["Taken", "absorb"]
 
 # What will not read better tomorrow: a folder, a link, a file larger than any event.
 _NEVER = {errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO}
 _STALE_S = 24 * 3600.0
 
 
-def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
+class Taken(NamedTuple):
+    """How many events entered the queue, and how many became dead letters."""
+
+    events: int
+    rejected: int
+
+
+def absorb(paths: Paths, queue: Queue, install_id: str | None = None, catalogue: str | None = None) -> Taken:
     """Absorb every finished file; give how many events that were.
 
     The names go into the queue with the events, in one transaction; then the files are removed. Killed in
     between, the next run finds the names and first removes what they name. A file that is no event is set
-    aside in quarantine with its reason, and counted as lost by `invalid`; one that can't be read now stays.
-    Notes of losses are counted likewise. A folder that isn't ours is left alone: UnsafePathError.
+    aside in quarantine with its reason, and counted as lost by `invalid` (`too_large` where it was not even
+    read); one that can't be read now stays. A sound event that the catalogue of this name doesn't allow is a
+    dead letter. Notes of losses are counted likewise. A folder that isn't ours is left alone: UnsafePathError.
     """
     if not os.path.lexists(paths.aside):
-        return 0
+        return Taken(0, 0)
     private_folder(paths.aside)
     first_run.complete(paths, install_id)
     for name in queue.absorbed_names():
@@ -40,14 +50,15 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
         else:
             _remove(paths.aside / name)
     queue.forget_absorbed()
-    total = 0
+    total = rejected = 0
     waiting = aside.files(paths)
     for start in range(0, len(waiting), CHUNK):
-        total += _absorb_chunk(paths, queue, waiting[start : start + CHUNK])
+        taken = _absorb_chunk(paths, queue, waiting[start : start + CHUNK], catalogue)
+        total, rejected = total + taken.events, rejected + taken.rejected
     _absorb_notes(paths, queue)
     queue.forget_absorbed()
     _sweep(paths)
-    return total
+    return Taken(total, rejected)
 
 
 def _remove(path: Path) -> None:
@@ -76,23 +87,30 @@ def _absorb_notes(paths: Paths, queue: Queue) -> None:
         os.unlink(path)
 
 
-def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path]) -> int:
+def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path], catalogue: str | None) -> Taken:
     events: dict[str, str] = {}
-    refused: dict[Path, str] = {}
+    rejected: dict[str, tuple[str, str]] = {}
+    refused: dict[Path, tuple[str, str]] = {}
     for path in chunk:
         try:
-            events[path.name] = normalise(check_stored(read_bounded(path, follow=False).decode()))
+            message = check_stored(read_bounded(path, follow=False).decode())
+            text, found = normalise(message), complaint(catalogue, message)
+            if found:
+                rejected[path.name] = text, f"not in the catalogue: {found}"
+            else:
+                events[path.name] = text
         except (InvalidEventError, ValueError) as error:
-            refused[path] = str(error)
+            refused[path] = getattr(error, "cause", "invalid"), str(error)
         except OSError as error:
             if error.errno in _NEVER:
-                refused[path] = f"no event's file: {error.strerror}"
-    taken = queue.absorb(events, refused=[path.name for path in refused])
-    for path, reason in refused.items():
+                cause = "too_large" if error.errno == errno.EFBIG else "invalid"
+                refused[path] = cause, f"no event's file: {error.strerror}"
+    new = queue.absorb(events, {path.name: cause for path, (cause, _reason) in refused.items()}, rejected)
+    for path, (_cause, reason) in refused.items():
         _set_aside(paths, path, reason)
-    for name in events:
+    for name in (*events, *rejected):
         _remove(paths.aside / name)
-    return taken
+    return Taken(new, len(rejected))
 
 
 def _set_aside(paths: Paths, path: Path, reason: str) -> None:

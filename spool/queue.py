@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from spool.aside import SUFFIX
@@ -91,22 +91,34 @@ class Queue:
 
         return self._write(operation)
 
-    def absorb(self, files: dict[str, str], refused: Iterable[str] = ()) -> int:
+    def absorb(
+        self,
+        files: Mapping[str, str],
+        refused: Mapping[str, str] | None = None,
+        rejected: Mapping[str, tuple[str, str]] | None = None,
+    ) -> int:
         """Add the events of aside files, by name, each once. Gives how many were new.
 
-        `refused` are files that hold no event: lost by `invalid`. All names are remembered in the same
-        transaction: a caller that is killed before it removed the files may come again with the same ones.
+        `refused` are files that hold no event, with the cause by which they are lost; `rejected` events that
+        nobody shall send, with the reason: dead letters. All names are remembered in the same transaction: a
+        caller that is killed before it removed the files may come again with the same ones.
         """
-        no_events = [REFUSED + name for name in refused]
+        no_events = {REFUSED + name: cause for name, cause in (refused or {}).items()}
+        dead = dict(rejected or {})
 
         def operation(transaction: Transaction) -> int:
             known = set(transaction.absorbed)
-            for name, text in files.items():
-                if name not in known:
-                    transaction.append(text, self._clock())
-                    self._close_by_name(transaction, name)
-            transaction.ledger.lose("invalid", len(set(no_events) - known), entered=False)
-            transaction.absorbed = sorted([*files, *no_events])
+            for name in [*files, *dead]:
+                if name in known:
+                    continue
+                if name in dead:
+                    transaction.append_dead(*dead[name], self._clock())
+                else:
+                    transaction.append(files[name], self._clock())
+                self._close_by_name(transaction, name)
+            for name in no_events.keys() - known:
+                transaction.ledger.lose(no_events[name], entered=False)
+            transaction.absorbed = sorted([*files, *dead, *no_events])
             transaction.keep_within(self.limits)
             return len(files.keys() - known)
 

@@ -68,7 +68,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "`~/.ktx/spool/quarantine`: a queue that was damaged, kept whole.": (
         "test_what_can_not_be_read_is_kept_in_quarantine_and_counted",
     ),
-    "`~/.ktx/spool/destination.json`: where events go, and the limits.": PLACES,
+    "`~/.ktx/spool/destination.json`: where events go, the limits, and which catalogue holds.": PLACES,
     "`~/.ktx/spool/flush.json`: when the last attempt was made, and the next may be.": PLACES,
     "Folders have the mode 0700, files 0600.": ("test_everything_is_private_under_any_umask", *PLACES),
     "`KTX_HOME` names another folder than `~/.ktx`.": ("test_another_program_has_its_own_home_variables_and_spool",),
