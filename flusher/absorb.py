@@ -8,7 +8,9 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from flusher.catalogues import complaint
 from spool import aside, first_run, tally
 from spool.errors import EventTooLargeError, InvalidEventError, SpoolError
 from spool.event import check_stored, normalise
@@ -17,7 +19,7 @@ from spool.paths import Paths
 from spool.queue import CHUNK, REFUSED, Queue
 from spool.settings import MOST_EVENT_BYTES
 
-__all__ = ["absorb"]
+__all__ = ["Taken", "absorb"]
 
 # What will not read better tomorrow: a folder, a link, a file larger than any event.
 _NEVER = {errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO}
@@ -25,16 +27,24 @@ _STALE_S = 24 * 3600.0
 _CHUNK_BYTES = 8 * 1024 * 1024
 
 
-def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
+class Taken(NamedTuple):
+    """How many events entered the queue, and how many became dead letters."""
+
+    events: int
+    rejected: int
+
+
+def absorb(paths: Paths, queue: Queue, install_id: str | None = None, catalogue: str | None = None) -> Taken:
     """Absorb every finished file; give how many events that were.
 
     The names go into the queue with the events, in one transaction; then the files are removed. Killed in
     between, the next run finds the names and first removes what they name. A file that is no event is set
     aside in quarantine with its reason, and counted as lost by `invalid` or `too_large`; one that can't be
-    read now stays. Notes of losses are counted likewise. A folder that isn't ours is left alone: UnsafePathError.
+    read now stays. A sound event that the catalogue of this name doesn't allow is a dead letter. Notes of losses
+    are counted likewise. A folder that isn't ours is left alone: UnsafePathError.
     """
     if not os.path.lexists(paths.aside):
-        return 0
+        return Taken(0, 0)
     private_folder(paths.aside)
     first_run.complete(paths, install_id)
     for name in queue.absorbed_names():
@@ -43,14 +53,15 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None) -> int:
         else:
             _remove(paths.aside / name)
     queue.forget_absorbed()
-    total = 0
+    total = rejected = 0
     waiting = aside.files(paths)
     for chunk in _chunks(waiting):
-        total += _absorb_chunk(paths, queue, chunk)
+        taken = _absorb_chunk(paths, queue, chunk, catalogue)
+        total, rejected = total + taken.events, rejected + taken.rejected
     _absorb_notes(paths, queue)
     queue.forget_absorbed()
     _sweep(paths)
-    return total
+    return Taken(total, rejected)
 
 
 def _chunks(waiting: list[Path]) -> Iterator[list[Path]]:
@@ -94,12 +105,17 @@ def _absorb_notes(paths: Paths, queue: Queue) -> None:
         os.unlink(path)
 
 
-def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path]) -> int:
+def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path], catalogue: str | None) -> Taken:
     events: dict[str, str] = {}
+    rejected: dict[str, tuple[str, str]] = {}
     refused: dict[str, SpoolError] = {}
     for path in chunk:
         try:
-            events[path.name] = _event_of(path)
+            text, found = _event_of(path, catalogue)
+            if found:
+                rejected[path.name] = text, f"not in the catalogue: {found}"
+            else:
+                events[path.name] = text
         except SpoolError as error:
             refused[path.name] = error
         except ValueError as error:
@@ -108,19 +124,21 @@ def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path]) -> int:
             if error.errno in _NEVER:
                 kind = EventTooLargeError if error.errno == errno.EFBIG else InvalidEventError
                 refused[path.name] = kind(f"no event's file: {error.strerror}")
-    taken = queue.absorb(events, {name: refusal.cause for name, refusal in refused.items()})
+    new = queue.absorb(events, {name: refusal.cause for name, refusal in refused.items()}, rejected)
     for name, refusal in refused.items():
         _set_aside(paths, paths.aside / name, str(refusal))
-    for name in events:
+    for name in (*events, *rejected):
         _remove(paths.aside / name)
-    return taken
+    return Taken(new, len(rejected))
 
 
-def _event_of(path: Path) -> str:
-    text = normalise(check_stored(read_bounded(path, MOST_EVENT_BYTES, follow=False).decode()))
+def _event_of(path: Path, catalogue: str | None) -> tuple[str, str | None]:
+    """Give an event's text as the queue wants it, and what the catalogue has against it."""
+    message = check_stored(read_bounded(path, MOST_EVENT_BYTES, follow=False).decode())
+    text = normalise(message)
     if len(text) > MOST_EVENT_BYTES:
         raise EventTooLargeError(f"{len(text)} bytes as ASCII, and {MOST_EVENT_BYTES} are the limit")
-    return text
+    return text, complaint(catalogue, message)
 
 
 def _set_aside(paths: Paths, path: Path, reason: str) -> None:

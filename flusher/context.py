@@ -17,9 +17,9 @@ from spool.identity import Identity, consent
 from spool.ledger import Account
 from spool.paths import Paths
 
-__all__ = ["Context", "Options", "Result", "RunReport"]
+__all__ = ["REJECTED_REASON", "Context", "Options", "Result", "RunReport"]
 
-
+REJECTED_REASON = "some events were rejected: ktx-flush list --dead shows them"
 _EXIT_CODES = {"FAILED": 1, "NO_KEY": 2, "MISCONFIGURED": 2, "REJECTED": 3, "UNREACHABLE": 75, "REFUSED": 75}
 
 

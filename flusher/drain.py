@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from flusher.backoff import in_run_wait_s
-from flusher.context import Context, Result
+from flusher.context import REJECTED_REASON, Context, Result
 from flusher.gather import batches
 from flusher.verdict import Action, Answer, Verdict, judge
 from spool.queue import Queue
@@ -82,7 +82,7 @@ class Drain:
         finally:
             self._settle()
         if self._context.report.rejected:
-            return Result.REJECTED, "some events were rejected: ktx-flush list --dead shows them", None
+            return Result.REJECTED, REJECTED_REASON, None
         return Result.DELIVERED, "", None
 
     def _next(self) -> list[Stored] | None:
@@ -150,7 +150,7 @@ class Drain:
         """
         report = self._context.report
         accepted = report.delivered + len(self._unsettled)
-        return len(batch) == 1 and accepted == 0 and report.rejected >= _MOST_REJECTED
+        return len(batch) == 1 and accepted == 0 and len(self._buried) >= _MOST_REJECTED
 
     def _revive(self) -> None:
         """Put this run's dead letters back: it was not them."""

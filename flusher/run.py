@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from flusher import backoff, journal, reserve, state
 from flusher.absorb import absorb
-from flusher.context import Context, Result, RunReport
+from flusher.context import REJECTED_REASON, Context, Result, RunReport
 from flusher.losses import report_losses
-from spool.destination import Destination, host_limits, resolve
+from spool.destination import Destination, host_catalogue, host_limits, resolve
 from spool.errors import ConfigurationError, LockBusyError, SpoolError
 from spool.files import private_folder
 from spool.identity import consent
@@ -84,11 +84,14 @@ def _pass(context: Context, queue: Queue) -> None:
         report.result, report.reason = Result.NOTHING, "dry run: nothing was sent or changed"
         return
     queue.verify()
-    report.absorbed = absorb(context.paths, queue, context.identity.install_id)
+    taken = absorb(context.paths, queue, context.identity.install_id, host_catalogue(context.paths))
+    report.absorbed, report.rejected = taken.events, taken.rejected
     report.recovered_spans = recover(context.paths, queue)
     report.expired = queue.expire()
     report_losses(queue, context.identity, context.clock())
     if queue.account().pending == 0:
+        if report.rejected:
+            report.result, report.reason = Result.REJECTED, REJECTED_REASON
         return
     before = state.load(context.paths)
     destination = resolve(context.app, context.paths, context.env, host=context.options.host, key=context.options.key)

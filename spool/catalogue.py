@@ -84,10 +84,12 @@ class Catalogue:
     """The events that a host may capture. It is complete when made: nothing can be added later.
 
     A class is read at its first use, so that a start costs nothing for the events that it doesn't capture.
-    Raises ValueError for two events of one name, and for a name that the spool uses itself.
+    `name` is for a catalogue that this package brings along: a flusher knows it by that. Raises ValueError for
+    two events of one name, and for a name that the spool uses itself.
     """
 
-    def __init__(self, *events: type[Event]) -> None:
+    def __init__(self, *events: type[Event], name: str | None = None) -> None:
+        self.name = name
         self._classes: dict[str, type[Event]] = {}
         self._own: dict[str, Schema] = {}
         for event in events:

@@ -14,7 +14,7 @@ from spool.files import private_folder, read_bounded, write_atomic
 from spool.paths import Paths
 from spool.settings import DEFAULT_HOST, Limits, env_prefix
 
-__all__ = ["Destination", "check_host", "check_key", "host_limits", "leave", "resolve"]
+__all__ = ["Destination", "check_host", "check_key", "host_catalogue", "host_limits", "leave", "resolve"]
 
 
 _MEND = "delete it, and run the host CLI once"
@@ -30,7 +30,8 @@ class Destination(NamedTuple):
 def leave(paths: Paths, fields: Mapping[str, str | None], limits: Limits) -> None:
     """Write `destination.json` if it says something else. A key of None leaves a known one alone.
 
-    The limits stand there too: the flusher expires by the host's. A machine that refuses is no matter for
+    The limits stand there too: the flusher expires by the host's; and the name of its catalogue, if that has
+    one: the flusher holds the files aside to it. A machine that refuses is no matter for
     the host: `ktx-flush` will say what it misses.
     """
     try:
@@ -54,6 +55,15 @@ def host_limits(paths: Paths) -> Limits:
         return Limits(**json.loads(read_bounded(paths.destination))["limits"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return Limits()
+
+
+def host_catalogue(paths: Paths) -> str | None:
+    """Give the name of the catalogue that the host left; None where there is none."""
+    try:
+        name = json.loads(read_bounded(paths.destination))["catalogue"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 def resolve(

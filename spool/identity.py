@@ -74,7 +74,7 @@ def parse(data: bytes) -> Stored:
     import json  # noqa: PLC0415 - five modules that a command which is opted out needs not
 
     try:
-        fields = json.loads(data)
+        fields = json.loads(data.decode())  # as bytes it would take UTF-16 and a mark, which ktx does not read
     except (ValueError, RecursionError):
         return Stored(File.UNREADABLE)
     if not isinstance(fields, dict) or not _is_ktx_shape(fields):
@@ -84,18 +84,21 @@ def parse(data: bytes) -> Stored:
 
 def _is_ktx_shape(fields: dict[str, Any]) -> bool:
     keys = set(fields)
-    version = fields.get("noticeShownVersion", 0)
     return (
         keys >= _REQUIRED
         and keys <= _REQUIRED | _OPTIONAL
         and isinstance(fields["enabled"], bool)
         and isinstance(fields["createdAt"], str)
         and isinstance(fields.get("noticeShownAt", ""), str)
-        and isinstance(version, int)
-        and not isinstance(version, bool)
+        and _is_whole(fields.get("noticeShownVersion", 0))
         and isinstance(fields["installId"], str)
         and _UUID.fullmatch(fields["installId"]) is not None
     )
+
+
+def _is_whole(value: object) -> bool:
+    """Tell a whole number as JavaScript does: 1.0 is one, and so is nothing beyond 2**53."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53 and value % 1 == 0
 
 
 def read_stored(path: Path) -> Stored:

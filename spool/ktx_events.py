@@ -287,4 +287,5 @@ CATALOGUE = Catalogue(
     SlPlanCompleted,
     SqlGenCompleted,
     QueryHistoryFilterCompleted,
+    name="ktx",
 )

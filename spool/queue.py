@@ -94,23 +94,34 @@ class Queue:
 
         return self._write(operation)
 
-    def absorb(self, files: dict[str, str], refused: Mapping[str, str] | None = None) -> int:
+    def absorb(
+        self,
+        files: Mapping[str, str],
+        refused: Mapping[str, str] | None = None,
+        rejected: Mapping[str, tuple[str, str]] | None = None,
+    ) -> int:
         """Add the events of aside files, by name, each once. Gives how many were new.
 
-        `refused` are files that hold no event, by name, and the cause of the loss. All names are remembered in the same
-        transaction: a caller that is killed before it removed the files may come again with the same ones.
+        `refused` are files that hold no event, with the cause by which they are lost; `rejected` events that
+        nobody shall send, with the reason: dead letters. All names are remembered in the same transaction: a
+        caller that is killed before it removed the files may come again with the same ones.
         """
         no_events = {REFUSED + name: cause for name, cause in (refused or {}).items()}
+        dead = dict(rejected or {})
 
         def operation(transaction: Transaction) -> int:
             known = set(transaction.absorbed)
-            for name, text in files.items():
-                if name not in known:
-                    transaction.append(text, self._clock())
-                    self._close_by_name(transaction, name)
+            for name in [*files, *dead]:
+                if name in known:
+                    continue
+                if name in dead:
+                    transaction.append_dead(*dead[name], self._clock())
+                else:
+                    transaction.append(files[name], self._clock())
+                self._close_by_name(transaction, name)
             for name in no_events.keys() - known:
                 transaction.ledger.lose(no_events[name], entered=False)
-            transaction.absorbed = sorted([*files, *no_events])
+            transaction.absorbed = sorted([*files, *dead, *no_events])
             transaction.keep_within(self.limits)
             return len(files.keys() - known)
 

@@ -60,13 +60,16 @@ class Telemetry:
             raise ValueError("project_key is a personal key (phx_): use the project's own (phc_), it can only capture")
         if durability not in ("process", "power") or flush not in ("auto", "never"):
             raise ValueError('durability is "process" or "power", flush is "auto" or "never"')
+        destination: dict[str, str | None] = {"host": host, "project_key": project_key}
+        if catalogue is not None and catalogue.name is not None:
+            destination["catalogue"] = catalogue.name
         # The command that is under way in this process, if one is.
         self.span: CommandSpan | None = None
         self.recorder = Recorder(
             Options(
                 app=app,
                 version=version,
-                destination={"host": host, "project_key": project_key},
+                destination=destination,
                 home=home,
                 limits=limits or Limits(),
                 durability=durability,

@@ -186,6 +186,13 @@ class Transaction:
 
     # -- dead letters -----------------------------------------------------------------------------------
 
+    def append_dead(self, text: str, reason: str, now: float) -> None:
+        """Number an event that nobody shall send, and make it a dead letter."""
+        number = self.append(text, now)
+        row = str(self._store.get(number))
+        self._delete(number)
+        self._bury(Stored(number, row, decode(row).text, now), reason, now)
+
     def _bury(self, stored: Stored, reason: str, now: float) -> None:
         letter = json.dumps({"reason": reason, "died_at": now, "stored_at": stored.stored_at, "event": stored.text})
         self._store.add(_dead_key(stored.number), encode(now, letter))

@@ -50,11 +50,14 @@ CALLS = {
 
 EVENTS = [str(UUID(int=number)) for number in range(1, 7)]
 NEW = [str(UUID(int=99))]
+# Not in the catalogue, while the others are the spool's own, which no catalogue judges.
+REJECTED = [str(UUID(int=77))]
+OWN = "$exception"
 
 OPERATIONS = """
 from pathlib import Path
 import uuid
-import spool.aside, spool.destination, spool.event, spool.first_run, spool.host_facts, spool.spool
+import spool.aside, spool.destination, spool.event, spool.first_run, spool.host_facts, spool.ktx_events, spool.spool
 from flusher import absorb
 from spool import Telemetry
 from spool.paths import Paths
@@ -81,7 +84,7 @@ def absorb_all(home):
     paths = Paths(Path(home))
     queue = Queue(paths)
     yield
-    say("absorbed", absorb.absorb(paths, queue))
+    say("absorbed", absorb.absorb(paths, queue, None, "ktx").events)
     queue.close()
 """
 
@@ -159,12 +162,13 @@ def after_absorb(home: Path, said: Said) -> Iterator[str]:
     """
     view = look(home)
     yield from harm(view, home)
-    if view.pending != EVENTS and (said or view.pending != EVENTS[:3]):
+    whole = (view.pending, view.dead) == (EVENTS, REJECTED)
+    if not whole and (said or (view.pending, view.dead) != (EVENTS[:3], [])):
         yield f"after the kill: {view}"
-    put_aside(home, *NEW)
+    put_aside(home, NEW[0], OWN)
     view = look(home, absorbing=True)
     yield from harm(view, home)
-    if view.pending != EVENTS + NEW or aside.files(Paths(home)):
+    if (view.pending, view.dead) != (EVENTS + NEW, REJECTED) or aside.files(Paths(home)):
         yield f"after absorbing again: {view}, {aside.files(Paths(home))}"
     if view.account.losses != {"invalid": 1, "disk_full": 2}:
         yield f"the broken file and the note of two losses are counted as {view.account.losses}"
@@ -188,10 +192,13 @@ def hold(count: int) -> Callable[[Path], object]:
 
 
 def hold_beside(home: Path) -> None:
-    """Prepare a home: three events in the queue; beside it three more, a note, and a file that is none."""
+    """Prepare a home: three events in the queue; beside it three more, one too many, a note, and what is no event."""
     capture(home, *EVENTS[:3])
+    left = json.loads(Paths(home).destination.read_text())
+    Paths(home).destination.write_text(json.dumps({**left, "catalogue": "ktx"}))
+    put_aside(home, REJECTED[0])
     for uuid in EVENTS[3:]:
-        put_aside(home, uuid)
+        put_aside(home, uuid, OWN)
     (Paths(home).aside / "0-broken.json").write_text("{")
     (Paths(home).aside / "0-0.disk_full.2.lost").touch()
 

@@ -136,12 +136,12 @@ def test_an_aside_file_larger_than_any_event_is_lost_as_too_large(paths: Paths, 
     for name, pad in (("1.json", "x" * 1_000_000), ("2.json", "\N{LATIN SMALL LETTER E WITH ACUTE}" * 400_000)):
         message["properties"] = {"pad": pad}
         (paths.aside / name).write_text(json.dumps(message, ensure_ascii=False))
-    assert absorb(paths, queue) == 1
+    assert absorb(paths, queue).events == 1
     account = queue.account()
     assert (account.captured, account.pending, account.losses) == (3, 1, {"too_large": 2})
     kept = sorted(path.name[7:] for path in paths.quarantine.iterdir())
     assert kept == ["1.json", "1.reason", "2.json", "2.reason"]
-    assert absorb(paths, queue) == 0
+    assert absorb(paths, queue).events == 0
     assert queue.account() == account
 
 
@@ -153,7 +153,7 @@ def test_files_aside_are_absorbed_in_chunks_of_bytes(paths: Paths, queue: Queue)
         message["properties"]["pad"] = "x" * 900_000
         (paths.aside / name).write_text(json.dumps(message))
     tracemalloc.start()
-    assert absorb(paths, queue) == 40
+    assert absorb(paths, queue).events == 40
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30 * 1024 * 1024
@@ -169,7 +169,7 @@ def test_a_file_aside_that_is_dropped_becomes_its_own_note(paths: Paths) -> None
     assert [path.name for path in aside.files(paths)] == ["2.json"]
     assert [parse(path.name) for path in notes(paths)] == [Note("over_count", 1)]
     queue = Queue(paths, wait_s=5.0)
-    assert absorb(paths, queue) == 1
+    assert absorb(paths, queue).events == 1
     assert (queue.account().captured, queue.account().losses) == (2, {"over_count": 1})
     queue.close()
 

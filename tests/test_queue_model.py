@@ -246,14 +246,19 @@ class QueueMachine(RuleBasedStateMachine):
         self.absorbed.clear()
 
     def _absorb_files(self, who: int, new: list[str]) -> None:
-        refused = [name for name in self.files if name.endswith("7.json")]
-        events = {name: text for name, text in sorted(self.files.items()) if name not in refused}
+        refused = {name: "invalid" for name in self.files if name.endswith("7.json")}
+        rejected = {name: (text, "not allowed") for name, text in self.files.items() if name.endswith("8.json")}
+        rest = self.files.keys() - refused.keys() - rejected.keys()
+        events = {name: self.files[name] for name in sorted(rest)}
         for name, text in events.items():
             if name in new:
                 self.model.append(text, self.now)
-        if set(refused) & set(new):
-            self.model.refuse("invalid", len(set(refused) & set(new)))
-        assert self.queues[who].absorb(events, dict.fromkeys(refused, "invalid")) == len(set(events) & set(new))
+        for name, (text, reason) in rejected.items():
+            if name in new:
+                self.model.append_dead(text, reason, self.now)
+        if refused.keys() & set(new):
+            self.model.refuse("invalid", len(refused.keys() & set(new)))
+        assert self.queues[who].absorb(events, refused, rejected) == len(events.keys() & set(new))
         self.absorbed |= set(self.files)
         self.model.keep_within()
 

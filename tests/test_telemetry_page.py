@@ -70,7 +70,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "`~/.ktx/spool/quarantine`: a queue that was damaged, kept whole.": (
         "test_what_can_not_be_read_is_kept_in_quarantine_and_counted",
     ),
-    "`~/.ktx/spool/destination.json`: where events go, and the limits.": PLACES,
+    "`~/.ktx/spool/destination.json`: where events go, the limits, and which catalogue holds.": PLACES,
     "`~/.ktx/spool/flush.json`: when the last attempt was made, and the next may be.": PLACES,
     "`~/.ktx/spool/doctor-...`: a copy of the queue, only while `ktx-flush doctor` runs.": (
         "test_what_a_killed_doctor_leaves_is_removed_by_the_next_or_by_an_opt_out",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from flusher.absorb import absorb
 from spool import Telemetry, aside
+from spool.destination import host_catalogue
 from spool.identity import consent
 from spool.ledger import Account
 from spool.paths import Paths
@@ -35,7 +36,7 @@ def look(home: Path, *, absorbing: bool = False) -> View:
     queue = Queue(paths, wait_s=5)
     try:
         if absorbing:
-            absorb(paths, queue, consent("ktx", paths, {}).identity.install_id)
+            absorb(paths, queue, consent("ktx", paths, {}).identity.install_id, host_catalogue(paths))
         events = [(stored.number, json.loads(stored.text)) for stored in queue.gather()]
         return View(
             [event["uuid"] for _number, event in events if event["event"] != "install_first_run"],
@@ -57,8 +58,8 @@ def capture(home: Path, *uuids: str) -> bool:
         telemetry.close()
 
 
-def put_aside(home: Path, uuid: str) -> None:
+def put_aside(home: Path, uuid: str, name: str = "scan") -> None:
     """Write one event's file through the side door, as a program in another language would."""
     stamp = "2026-11-23T12:00:00+00:00"
-    event = {"uuid": uuid, "event": "scan", "distinct_id": "d", "timestamp": stamp, "properties": {}}
+    event = {"uuid": uuid, "event": name, "distinct_id": "d", "timestamp": stamp, "properties": {}}
     aside.put(Paths(home), uuid, json.dumps(event))

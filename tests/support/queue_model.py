@@ -43,6 +43,11 @@ class Model:
         self.sequence += 1
         self.pending[self.sequence] = (now, numbered(text, self.sequence))
 
+    def append_dead(self, text: str, reason: str, now: float) -> None:
+        """Number one event that nobody shall send."""
+        self.sequence += 1
+        self.dead[self.sequence] = DeadLetter(self.sequence, numbered(text, self.sequence), now, reason, now)
+
     def size(self) -> int:
         """Give the bytes that wait: time with three decimals, eight digits of checksum, text, two blanks."""
         return sum(len(f"{at:.3f}") + len(text) + 10 for at, text in self.pending.values())
