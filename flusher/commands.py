@@ -1,4 +1,4 @@
-"""The commands that look at single events and move them: list, show, retry, purge, export, import."""
+"""The commands that look at events and move them: list, show, retry, purge, export, import, audit."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
         ("purge", purge_command),
         ("export", export_command),
         ("import", import_command),
+        ("audit", audit_command),
     ):
         app.command(name)(command)
 
@@ -183,6 +184,24 @@ def import_command(
     _report(fields, text, as_json=as_json)
     if done.refused:
         raise typer.Exit(_REJECTED)
+
+
+def audit_command(context: typer.Context, as_json: Json = False) -> None:  # noqa: FBT002 - typer's flag
+    """Name the events that an earlier version captured on this install and the present one doesn't.
+
+    Compared are runs of the same command that ended alike. The exit code is 0 whatever was found.
+
+    Examples:  ktx-flush audit   ktx-flush --app mycli audit --json
+    """
+    from flusher.audit import audit, told  # noqa: PLC0415 - for this command only
+    from spool.emitted import read  # noqa: PLC0415 - with it
+
+    _name, paths = context.obj
+    found = audit(read(paths))
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        typer.echo("\n".join(told(found)))
 
 
 def _warn_of_limits(queue: Queue, paths: Paths) -> None:

@@ -60,6 +60,11 @@ class Paths:
         return self.spool / "destination.json"
 
     @cached_property
+    def emitted(self) -> Path:
+        """Which events each version captured under which command: names and counts, for `ktx-flush audit`."""
+        return self.spool / "emitted.json"
+
+    @cached_property
     def spans(self) -> Path:
         """One file per open command."""
         return self.spool / "spans"

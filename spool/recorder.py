@@ -62,6 +62,8 @@ class Recorder:
         self.prefix = env_prefix(options.app)
         # Called at each event: a command that is under way leaves word that it lives.
         self.on_event: Callable[[], None] | None = None
+        # The names of the events that are on disk since the command began, or the process: for the audit.
+        self.emitted: set[str] = set()
         self._watch = Watch(options.app)
         self._spools: dict[Path, Spool] = {}
         self._homes: dict[tuple[str | None, ...], Paths] = {}
@@ -201,10 +203,14 @@ class Recorder:
             admitted = self.admit(paths)
             if not (self.debug or admitted.identity.enabled):
                 return Receipt("disabled", reason=admitted.identity.decided_by)
-            frozen = self.freeze(compose(admitted.identity))
+            message = compose(admitted.identity)
+            frozen = self.freeze(message)
             if self.debug or paths is None:
                 return self._show(frozen)
-            return self._put(paths, admitted, frozen, closes)
+            receipt = self._put(paths, admitted, frozen, closes)
+            if receipt:
+                self.emitted.add(message["event"])
+            return receipt
         except InvalidEventError as error:
             if self.strict:
                 raise
@@ -244,6 +250,22 @@ class Recorder:
         say(f"[telemetry] {frozen.text}")
         return Receipt("debug", frozen.uuid, "telemetry is in debug mode: nothing is stored or sent")
 
+    def leave_sighting(self, command: str, outcome: str, events: set[str]) -> None:
+        """Write down which events a run captured, for the audit. Whatever keeps it from that is no matter."""
+        if not events or (paths := self.paths) is None:
+            return
+
+        def allowed() -> bool:
+            return self.silenced_by() is None and self._watch.consent(paths, os.environ).identity.enabled
+
+        with suppress(Exception):  # the host comes first, and an audit does without one run
+            from spool.emitted import Sighting, note  # noqa: PLC0415 - at the end of what captured something
+
+            if allowed():
+                names = self.options.catalogue.names() if self.options.catalogue is not None else ()
+                seen = Sighting(self.options.version, names, command, outcome, frozenset(events))
+                note(paths, seen, now_utc().date().isoformat(), allowed=allowed)
+
     # -- the spool --------------------------------------------------------------------------------------
 
     def spool(self, paths: Paths) -> Spool:
@@ -279,6 +301,8 @@ class Recorder:
 
     def close(self) -> None:
         """Close the queues; at the end of a process that captured something a flush may be due."""
+        emitted, self.emitted = self.emitted, set()
+        self.leave_sighting("", "", emitted)
         for spool in self._spools.values():
             spool.close()
             if self.options.flush == "auto" and self.silenced_by() is None and self.identity.enabled:
@@ -291,6 +315,7 @@ class Recorder:
             spool.close()
         self._homes = {named: paths for named, paths in self._homes.items() if paths.home != home}
         self._common = None
+        self.emitted = set()
 
 
 def now_utc() -> datetime:

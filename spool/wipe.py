@@ -1,8 +1,9 @@
-"""Opting out deletes everything that waits: pending and dead events, aside files, spans, quarantine."""
+"""Opting out deletes everything that waits: pending and dead events, aside files, spans, quarantine, the ledger."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from spool.errors import SpoolError
 from spool.files import write_atomic
@@ -33,6 +34,9 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
         for entry in os.scandir(paths.spool):
             if entry.name.startswith("queue.wiped-"):  # an earlier wipe that was killed
                 shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name.lstrip(".").startswith(paths.emitted.name):  # with the drafts of killed processes
+                with suppress(OSError):
+                    os.unlink(entry.path)
     return gone
 
 

@@ -69,6 +69,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_what_can_not_be_read_is_kept_in_quarantine_and_counted",
     ),
     "`~/.ktx/spool/destination.json`: where events go, and the limits.": PLACES,
+    "`~/.ktx/spool/emitted.json`: how often each version of ktx captured which event, by command.": PLACES,
     "`~/.ktx/spool/flush.json`: when the last attempt was made, and the next may be.": PLACES,
     "Folders have the mode 0700, files 0600.": ("test_everything_is_private_under_any_umask", *PLACES),
     "`KTX_HOME` names another folder than `~/.ktx`.": ("test_another_program_has_its_own_home_variables_and_spool",),
@@ -270,6 +271,8 @@ def test_each_place_on_the_page_holds_what_the_page_says(tmp_path: Path) -> None
     (span,) = (home / "spool/spans").iterdir()
     assert json.loads(span.read_text())["properties"]["commandPath"] == ["ktx", "scan"]
     assert set(json.loads((home / "spool/destination.json").read_text())) == {"host", "project_key", "limits"}
+    (version,) = json.loads((home / "spool/emitted.json").read_text())["versions"]
+    assert version["commands"] == {"ktx ingest": {"error": {"runs": 1, "events": {"command": 1}}}}
     assert flush(home, "run", "--max-retries", "0").returncode == 75
     assert {"last_attempt", "next_attempt"} <= set(json.loads((home / "spool/flush.json").read_text()))
     modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in (home / "spool").rglob("*")}
