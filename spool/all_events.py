@@ -3,7 +3,7 @@
 Each test that uses `captured` tells what was captured in it; under pytest-xdist the workers hand that to their
 controller, which judges. All tests that ran count, also those that failed. A run that a person narrowed to look
 at some tests (`-k`, `--lf`, a test's own id) is not judged, and says so; one that was narrowed by a marker or by
-folders is.
+folders is. A run that ended early (`-x`) is a failed one already.
 """
 
 from __future__ import annotations
@@ -53,14 +53,13 @@ class AllEvents:
         if output is not None:
             output[_HANDED] = (sorted(self._seen), list(self._known))
             return
-        if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        whole = not (session.shouldstop or session.shouldfail or self._config.option.collectonly)
+        if whole and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             self._judge()
             if self._bad and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _judge(self) -> None:
-        if self._config.option.collectonly:
-            return
         try:
             names = self._catalogue()
         except ValueError as error:

@@ -65,6 +65,7 @@ class Captured(Sequence[Event]):
 
     def all(self, event: str, /, **properties: object) -> list[Event]:
         """Give the events of this name that have these properties. ValueError for a name of no event."""
+        __tracebackhide__ = True
         self._check(event)
         return [found for found in self if _matches(found, event, properties)]
 
@@ -99,6 +100,7 @@ class Captured(Sequence[Event]):
 
     def _check(self, event: str) -> None:
         """Refuse a name that the catalogue doesn't have: `none` would be true of it for ever."""
+        __tracebackhide__ = True
         names = set(self._known())
         if names and event not in names:
             from spool.catalogue import OWN_EVENTS  # noqa: PLC0415 - msgspec, loaded by the catalogue

@@ -84,6 +84,7 @@ RUNS: dict[str, tuple[list[str], int, str]] = {
     "a person looks at one": (["-k", "read"], 0, "not judged, since -k chose some tests: 1 of 2 are left"),
     "by its id": (["test_host.py::test_read"], 0, "not judged, since a test's id chose some tests"),
     "a failed test captures as well": (["-p", "spool.testing"], 1, ""),
+    "it ended early": (["-x", "-m", "wrong or child"], 1, ""),
     "a list of tests is no run": (["--collect-only"], 0, ""),
 }  # fmt: skip
 
