@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flusher import commands, doctor_command, look_commands, report_command, schedule
+from flusher import audit_command, commands, doctor_command, look_commands, report_command, schedule
 from flusher.context import Context, Options, Result
 from flusher.gather import BATCH_SIZE
 from flusher.letters import printable
@@ -250,5 +250,5 @@ def _say(code: int, line: str) -> int:
     return code
 
 
-for module in (look_commands, commands, report_command, schedule, doctor_command):
+for module in (look_commands, commands, report_command, schedule, doctor_command, audit_command):
     module.register(app)

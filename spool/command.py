@@ -66,6 +66,7 @@ class CommandSpan:
         self._annotations: dict[str, str] = {}
         self._file: OpenSpan | None = None
         self._message: dict[str, Any] | None = None
+        self._emitted_before: set[str] = set()
         self._nested = False
 
     def __enter__(self) -> Self:
@@ -104,6 +105,7 @@ class CommandSpan:
         }
         message = recorder.compose(admitted.identity, "command", fields, groups={"project": group})
         self._message = message
+        self._emitted_before, recorder.emitted = recorder.emitted, set()
         if not recorder.debug and paths is not None:
             recorder.spool(paths)
             with suppress(SpoolError):  # without its file a kill is not seen; every other end is
@@ -147,10 +149,12 @@ class CommandSpan:
             if message is None:
                 return
             try:
-                self._end(message, {"outcome": outcome} if outcome else self._ending(error))
+                ending = {"outcome": outcome} if outcome else self._ending(error)
+                self._end(message, ending)
             finally:
                 if self._file is not None:
                     self._file.end()
+            self._leave_sighting(ending["outcome"])
 
     def _end(self, message: dict[str, Any], ending: dict[str, Any]) -> None:
         from spool.event import rfc3339  # noqa: PLC0415 - loaded at the beginning
@@ -160,6 +164,11 @@ class CommandSpan:
         message["timestamp"] = rfc3339(now_utc())
         recorder = self._telemetry.recorder
         recorder.record(lambda identity: {**message, "distinct_id": identity.install_id or "unknown"}, message["uuid"])
+
+    def _leave_sighting(self, outcome: str) -> None:
+        recorder = self._telemetry.recorder
+        emitted, recorder.emitted = recorder.emitted, self._emitted_before
+        recorder.leave_sighting(" ".join(self._path), outcome, emitted)
 
     def _ending(self, error: BaseException | None) -> dict[str, Any]:
         """Say how it ended: by an exception, else as annotated, else well."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from spool.settings import env_prefix
+from spool.settings import TESTING, env_prefix
 
 __all__ = ["Paths", "resolve_home"]
 
@@ -70,6 +70,11 @@ class Paths:
         return self.spool / "destination.json"
 
     @cached_property
+    def emitted(self) -> Path:
+        """Which events each version captured under which command: names and counts, for `ktx-flush audit`."""
+        return self.spool / "emitted.json"
+
+    @cached_property
     def spans(self) -> Path:
         """One file per open command."""
         return self.spool / "spans"
@@ -93,10 +98,10 @@ class Paths:
 def resolve_home(app: str, home: Path | str | None, env: Mapping[str, str]) -> Path | None:
     """Say where the app's home is, as an absolute path, or None where there is no usable answer.
 
-    An explicit `home` wins, then `<APP>_HOME`, then `~/.<app>` by `HOME` or the account's own entry. No `~`
-    and no `$` inside a path is expanded: a folder may be called so.
+    An explicit `home` wins, then the guard kit's, then `<APP>_HOME`, then `~/.<app>` by `HOME` or the account's own
+    entry. No `~` and no `$` inside a path is expanded: a folder may be called so.
     """
-    chosen = home if home is not None else env.get(env_prefix(app) + "HOME") or None
+    chosen = home if home is not None else env.get(TESTING) or env.get(env_prefix(app) + "HOME") or None
     if chosen is not None:
         try:
             return Path(os.path.abspath(chosen)) if str(chosen).strip() and "\0" not in str(chosen) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from spool.consent import File, is_set, opted_out_by
 from spool.errors import InvalidEventError, OptedOutError, SpoolError
 from spool.identity import Consent, Identity, Signature, Watch, consent, signature
+from spool.notice import first_run_notice, say
 from spool.paths import Paths, resolve_home
-from spool.settings import Durability, FlushMode, Limits, env_prefix
+from spool.settings import TESTING, Durability, FlushMode, Limits, env_prefix
 from spool.wipe import wipe_once
 
 if TYPE_CHECKING:
@@ -62,10 +62,12 @@ class Recorder:
         self.prefix = env_prefix(options.app)
         # Called at each event: a command that is under way leaves word that it lives.
         self.on_event: Callable[[], None] | None = None
+        # The names of the events that are on disk since the command began, or the process: for the audit.
+        self.emitted: set[str] = set()
         self._watch = Watch(options.app)
         self._spools: dict[Path, Spool] = {}
         self._homes: dict[tuple[str | None, ...], Paths] = {}
-        self._home_variables = (self.prefix + "HOME", "HOME")
+        self._home_variables = (TESTING, self.prefix + "HOME", "HOME")
         _ = self.paths  # a relative home is one below the working folder of now, wherever the host goes later
         self._common: dict[str, Any] | None = None
         self._held: Callable[[], AbstractContextManager[None]] | None = None
@@ -81,7 +83,7 @@ class Recorder:
         """The files of this host's home, or None where no home can be named."""
         named = tuple(map(os.environ.get, self._home_variables))
         if named not in self._homes:
-            home = resolve_home(self.options.app, self.options.home, os.environ)
+            home = resolve_home(self.options.app, None if named[0] else self.options.home, os.environ)
             if home is None:
                 return None
             self._homes[named] = Paths(home)
@@ -95,7 +97,7 @@ class Recorder:
     @property
     def strict(self) -> bool:
         """Whether programming mistakes raise."""
-        return is_set(os.environ.get(self.prefix + "TELEMETRY_STRICT"))
+        return is_set(os.environ.get(self.prefix + "TELEMETRY_STRICT")) or bool(os.environ.get(TESTING))
 
     @property
     def debug(self) -> bool:
@@ -124,7 +126,7 @@ class Recorder:
         except (OSError, SpoolError):
             return now._replace(identity=Identity(None, enabled=False, decided_by="home not usable"))
         if minted:
-            self.say(_notice(self.options.app, self.prefix), dim=True)
+            say(first_run_notice(self.options.app, self.prefix), dim=True)
         return self._watch.consent(paths, os.environ)
 
     def _first_event(self, install_id: str) -> str:
@@ -201,10 +203,14 @@ class Recorder:
             admitted = self.admit(paths)
             if not (self.debug or admitted.identity.enabled):
                 return Receipt("disabled", reason=admitted.identity.decided_by)
-            frozen = self.freeze(compose(admitted.identity))
+            message = compose(admitted.identity)
+            frozen = self.freeze(message)
             if self.debug or paths is None:
                 return self._show(frozen)
-            return self._put(paths, admitted, frozen, closes)
+            receipt = self._put(paths, admitted, frozen, closes)
+            if receipt:
+                self.emitted.add(message["event"])
+            return receipt
         except InvalidEventError as error:
             if self.strict:
                 raise
@@ -241,8 +247,24 @@ class Recorder:
         return Receipt("lost", reason="captured by a signal handler while the first capture was loading")
 
     def _show(self, frozen: Event) -> Receipt:
-        self.say(f"[telemetry] {frozen.text}")
+        say(f"[telemetry] {frozen.text}")
         return Receipt("debug", frozen.uuid, "telemetry is in debug mode: nothing is stored or sent")
+
+    def leave_sighting(self, command: str, outcome: str, events: set[str]) -> None:
+        """Write down which events a run captured, for the audit. Whatever keeps it from that is no matter."""
+        if not events or (paths := self.paths) is None:
+            return
+
+        def allowed() -> bool:
+            return self.silenced_by() is None and self._watch.consent(paths, os.environ).identity.enabled
+
+        with suppress(Exception):  # the host comes first, and an audit does without one run
+            from spool.emitted import Sighting, note  # noqa: PLC0415 - at the end of what captured something
+
+            if allowed():
+                names = self.options.catalogue.names() if self.options.catalogue is not None else ()
+                seen = Sighting(self.options.version, names, command, outcome, frozenset(events))
+                note(paths, seen, now_utc().date().isoformat(), allowed=allowed)
 
     # -- the spool --------------------------------------------------------------------------------------
 
@@ -279,28 +301,23 @@ class Recorder:
 
     def close(self) -> None:
         """Close the queues; at the end of a process that captured something a flush may be due."""
+        emitted, self.emitted = self.emitted, set()
+        self.leave_sighting("", "", emitted)
         for spool in self._spools.values():
             spool.close()
             if self.options.flush == "auto" and self.silenced_by() is None and self.identity.enabled:
                 self.launch(spool.paths)
 
-    def say(self, line: str, *, dim: bool = False) -> None:
-        """Write one line to stderr, which a daemon may have closed. Stdout may be a protocol channel."""
-        try:
-            dim = dim and sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-            sys.stderr.write(f"\033[2m{line}\033[0m\n" if dim else line + "\n")
-            sys.stderr.flush()
-        except (AttributeError, OSError, ValueError):
-            return  # nobody listens: there is nobody left to tell
+    def forget(self, home: Path) -> None:
+        """Close the queue of a home that is about to go, and what is remembered of the world. For the guard kit."""
+        spool = self._spools.pop(home, None)
+        if spool is not None:
+            spool.close()
+        self._homes = {named: paths for named, paths in self._homes.items() if paths.home != home}
+        self._common = None
+        self.emitted = set()
 
 
 def now_utc() -> datetime:
     """The moment, as events have it."""
     return datetime.now(UTC)
-
-
-def _notice(app: str, prefix: str) -> str:
-    return (
-        f"{app} collects anonymous usage data to improve the product."
-        f" To say no: set {prefix}TELEMETRY_DISABLED=1, or run ktx-flush --app {app} disable."
-    )

@@ -6,10 +6,21 @@ import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
-__all__ = ["DEFAULT_HOST", "MOST_EVENT_BYTES", "VERSION", "Durability", "FlushMode", "Limits", "env_prefix"]
+__all__ = [
+    "DEFAULT_HOST",
+    "MOST_EVENT_BYTES",
+    "TESTING",
+    "VERSION",
+    "Durability",
+    "FlushMode",
+    "Limits",
+    "env_prefix",
+]
 
 VERSION = "0.1.0"
 DEFAULT_HOST = "https://us.i.posthog.com"
+# Set by the guard kit while a test runs: the home of every app, here and in child processes; mistakes raise.
+TESTING = "KTX_SPOOL_TESTING"
 
 # PostHog takes no larger event.
 MOST_EVENT_BYTES = 1_000_000

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spool.catalogue import Catalogue
     from spool.command import CommandSpan
 
-__all__ = ["Telemetry"]
+__all__ = ["Telemetry", "living"]
 
 
 class Telemetry:
@@ -80,6 +80,7 @@ class Telemetry:
             )
         )
         self.recorder.on_event = self._touch
+        living.add(self)
         atexit.register(_close, weakref.ref(self))
 
     @property
@@ -237,6 +238,10 @@ class Telemetry:
         if self.span is not None:
             self.span.finish(outcome="aborted")
         self.recorder.close()
+
+
+# Every Telemetry of this process, for the guard kit: one that a module holds goes from test to test.
+living: weakref.WeakSet[Telemetry] = weakref.WeakSet()
 
 
 def _close(reference: weakref.ref[Telemetry]) -> None:

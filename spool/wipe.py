@@ -1,6 +1,7 @@
 """Opting out deletes everything that waits, and what tells of it.
 
-Pending and dead events, aside files, spans, quarantine; the log of the runs and the report, drafts of both included.
+Pending and dead events, aside files, spans, quarantine; the ledger of what was captured, the log of the runs and the
+report, drafts included.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
         for entry in os.scandir(paths.spool):
             if entry.name.startswith(("queue.wiped-", "doctor-")):  # of an earlier wipe or doctor that was killed
                 shutil.rmtree(entry.path, ignore_errors=True)
-            elif entry.name.lstrip(".").startswith((paths.flush_log.name, paths.report_page.name)):
-                with suppress(FileNotFoundError):  # a flusher that is at work renames its draft
+            elif entry.name.lstrip(".").startswith((paths.flush_log.name, paths.report_page.name, paths.emitted.name)):
+                with suppress(OSError):  # a process that is at work renames its draft
                     os.unlink(entry.path)
     return gone
 

@@ -71,6 +71,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_what_can_not_be_read_is_kept_in_quarantine_and_counted",
     ),
     "`~/.ktx/spool/destination.json`: where events go, the limits, and which catalogue holds.": PLACES,
+    "`~/.ktx/spool/emitted.json`: how often each version of ktx captured which event, by command.": PLACES,
     "`~/.ktx/spool/flush.json`: when the last attempt was made, and the next may be.": PLACES,
     "`~/.ktx/spool/doctor-...`: a copy of the queue, only while `ktx-flush doctor` runs.": (
         "test_what_a_killed_doctor_leaves_is_removed_by_the_next_or_by_an_opt_out",
@@ -289,6 +290,8 @@ def test_each_place_on_the_page_holds_what_the_page_says(tmp_path: Path) -> None
     (span,) = (home / "spool/spans").iterdir()
     assert json.loads(span.read_text())["properties"]["commandPath"] == ["ktx", "scan"]
     assert set(json.loads((home / "spool/destination.json").read_text())) == {"host", "project_key", "limits"}
+    (version,) = json.loads((home / "spool/emitted.json").read_text())["versions"]
+    assert version["commands"] == {"ktx ingest": {"error": {"runs": 1, "events": {"command": 1}}}}
     assert flush(home, "run", "--max-retries", "0").returncode == 75
     assert {"last_attempt", "next_attempt"} <= set(json.loads((home / "spool/flush.json").read_text()))
     modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in (home / "spool").rglob("*")}

@@ -71,12 +71,17 @@ class CountedServer(MCPServer[Any]):
             )
 
 
-def serve() -> None:
-    """Serve on stdin and stdout until the client closes them."""
+def make_server() -> CountedServer:
+    """Make the server with its tools."""
     server = CountedServer("ktx", version=VERSION, log_level="WARNING")
     for name, tool in TOOLS.items():
         server.add_tool(tool, name=name)
-    server.run("stdio")
+    return server
+
+
+def serve() -> None:
+    """Serve on stdin and stdout until the client closes them."""
+    make_server().run("stdio")
 
 
 def _client(context: Context[Any] | None) -> dict[str, str]:

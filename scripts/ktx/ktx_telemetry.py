@@ -3,7 +3,16 @@
 from functools import cache
 
 from spool import Telemetry
-from spool.ktx_events import CATALOGUE
+from spool.catalogue import Catalogue
+from spool.ktx_events import (
+    Command,
+    DaemonStarted,
+    DaemonStopped,
+    IngestCompleted,
+    InstallFirstRun,
+    McpRequestCompleted,
+    ScanCompleted,
+)
 
 APP = "ktx"  # home ~/.ktx, variables KTX_*
 VERSION = "0.12.0"
@@ -13,8 +22,13 @@ VERSION = "0.12.0"
 PROJECT_KEY = "phc_local_demo_key"
 HOST = "http://127.0.0.1:8000"
 
+# Of ktx's events those that this program captures: its tests ask for each, and `ktx-flush audit` knows them.
+EVENTS = Catalogue(
+    InstallFirstRun, Command, IngestCompleted, ScanCompleted, McpRequestCompleted, DaemonStarted, DaemonStopped
+)
+
 
 @cache
 def telemetry() -> Telemetry:
     """Return the process's Telemetry, made on the first call, so that importing this touches no disk."""
-    return Telemetry(app=APP, version=VERSION, project_key=PROJECT_KEY, host=HOST, catalogue=CATALOGUE, flush="auto")
+    return Telemetry(app=APP, version=VERSION, project_key=PROJECT_KEY, host=HOST, catalogue=EVENTS, flush="auto")
