@@ -1,4 +1,4 @@
-"""The command `ktx-flush audit`: which event went silent?"""
+"""The command `ktx-flush audit`: which events went silent."""
 
 from __future__ import annotations
 

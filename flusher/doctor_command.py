@@ -29,7 +29,10 @@ def doctor_command(
 
     0: all is well, or may stay as it is; 2: something here is to be mended; 75: only the destination fails.
 
-    Examples:  ktx-flush doctor   ktx-flush doctor --send   ktx-flush doctor --json
+    Examples:
+      ktx-flush doctor
+      ktx-flush doctor --send
+      ktx-flush doctor --json
     """
     from flusher.doctor import examine  # noqa: PLC0415 - for this command only
     from flusher.doctor_report import as_object, render  # noqa: PLC0415 - with it

@@ -38,7 +38,9 @@ def install_command(
 ) -> None:
     """Have events delivered regularly. To do it twice changes nothing; with another --every, it changes that.
 
-    Examples:  ktx-flush schedule install   ktx-flush schedule install --every 6h --method cron
+    Examples:
+      ktx-flush schedule install
+      ktx-flush schedule install --every 6h --method cron
     """
     from flusher.installed import Plan  # noqa: PLC0415 - for these commands only
     from flusher.planner import install  # noqa: PLC0415 - for these commands only
@@ -63,7 +65,9 @@ def install_command(
 def remove_command(context: typer.Context, as_json: Json = False) -> None:  # noqa: FBT002 - typer's flag
     """Take the schedule away, and leave everything else in crontab or systemd as it is.
 
-    Examples:  ktx-flush schedule remove   ktx-flush --app mycli schedule remove
+    Examples:
+      ktx-flush schedule remove
+      ktx-flush --app mycli schedule remove
     """
     from flusher.planner import remove  # noqa: PLC0415 - for these commands only
 
@@ -76,7 +80,9 @@ def remove_command(context: typer.Context, as_json: Json = False) -> None:  # no
 def show_command(context: typer.Context, as_json: Json = False) -> None:  # noqa: FBT002 - typer's flag
     """Say what is scheduled, and when it runs next.
 
-    Examples:  ktx-flush schedule show   ktx-flush schedule show --json
+    Examples:
+      ktx-flush schedule show
+      ktx-flush schedule show --json
     """
     from flusher.planner import look  # noqa: PLC0415 - for these commands only
     from flusher.schedule_table import render_plan  # noqa: PLC0415 - with it
