@@ -205,7 +205,9 @@ class _Session(requests.Session):
     events = ""
 
     def post(self, url: str | bytes, data: Any = None, json: Any = None, **options: Any) -> requests.Response:
-        """Put the events in their place, and send."""
+        """Put the events in their place, and send; without any, send what is given."""
+        if not self.events:
+            return super().post(url, data, json, **options)
         before, place, after = str(data).partition(f'"{_PLACE}"')
         if not place:
             raise RuntimeError("this posthog-python writes a batch in another form")
