@@ -282,7 +282,7 @@ def test_a_file_system_without_locks_delays_events_and_makes_no_lock_of_another_
     assert [words[0] for words in told] == ["aside"] * 3
     assert all("no file locks here" in words[2] for words in told)
     names = {path.name for path in Paths(home).spool.iterdir()}
-    assert names == {"aside", "destination.json", "queue.lock"}
+    assert names == {"aside", "destination.json", "emitted.json", "queue.lock"}
     assert Paths(home).queue_lock.stat().st_size == 0
     report = flush_json(home)
     assert (report["exit_code"], report["absorbed"], report["delivered"]) == (0, 4, 4)
