@@ -1,4 +1,4 @@
-"""The command line of `ktx-flush`. Only this module and commands.py import typer."""
+"""The command line of `ktx-flush`. Only this module, shared.py, render.py and those of the commands import typer."""
 
 from __future__ import annotations
 
