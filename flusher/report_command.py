@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flusher.letters import printable
 from flusher.new_file import new_file
-from flusher.report_facts import Facts, gather_facts
 from flusher.shared import WAIT_S, Json, Quiet, opened, say
 from spool.errors import ConfigurationError, UnsafePathError
 from spool.files import private_folder, read_bounded, write_atomic
 from spool.paths import Paths
 from spool.queue import Queue
+
+if TYPE_CHECKING:
+    from flusher.report_facts import Facts
 
 __all__ = ["register"]
 
@@ -45,6 +46,8 @@ def report_command(  # noqa: PLR0913 - the options of the contract
       ktx-flush report --open
       ktx-flush report --output telemetry.html
     """
+    from flusher.report_facts import gather_facts  # noqa: PLC0415 - each flusher loads this file, few make a report
+
     name, paths = context.obj
     with opened(Queue(paths, wait_s=WAIT_S)) as queue:
         facts = gather_facts(name, paths, os.environ, queue)
@@ -97,6 +100,8 @@ def _is_report(path: Path) -> bool:
 
 
 def _show(path: Path) -> bool:
+    import webbrowser  # noqa: PLC0415 - as above
+
     shown = webbrowser.open(path.as_uri())
     if not shown:
         typer.echo(f"ktx-flush: no browser could be started here: open {printable(str(path))} yourself", err=True)

@@ -76,6 +76,15 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "`~/.ktx/spool/doctor-...`: a copy of the queue, only while `ktx-flush doctor` runs.": (
         "test_what_a_killed_doctor_leaves_is_removed_by_the_next_or_by_an_opt_out",
     ),
+    "`~/.ktx/spool/flush.log`: what the last runs of `ktx-flush` came to, and how many events of each name they "
+    "sent.": (
+        "test_a_line_tells_what_the_run_told",
+        *PLACES,
+    ),
+    "`~/.ktx/spool/report.html`: the page of `ktx-flush report`, if you asked for one.": (
+        "test_the_page_is_private_and_may_be_written_again",
+        *PLACES,
+    ),
     "Folders have the mode 0700, files 0600.": (
         "test_everything_is_private_under_any_umask",
         "test_the_copy_of_the_queue_is_private_under_any_umask",
@@ -101,6 +110,12 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "`ktx-flush list` prints each event that waits, as it would be sent; `ktx-flush show UUID` prints one.": (
         "test_list_and_show_print_what_is_sent_after_it",
     ),
+    "`ktx-flush report --open` shows the same in your browser, with what was sent; the page loads nothing and sends "
+    "nothing.": (
+        "test_the_page_holds_exactly_what_is_sent",
+        "test_the_browser_gets_the_file",
+        "test_a_browser_loads_and_runs_nothing_of_it",
+    ),
     "An event in `aside` gets its `spool_sequence` when it enters the queue.": (
         "test_list_and_show_print_what_is_sent_after_it",
     ),
@@ -119,8 +134,10 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_off_by_a_variable_is_named_and_nothing_is_asked_or_tried",
         "test_an_opt_out_is_obeyed",
     ),
-    "`ktx-flush disable`: telemetry is off for this install, and everything that waits is deleted at once.": (
+    "`ktx-flush disable`: telemetry is off for this install, and everything that waits is deleted at once, with "
+    "`flush.log` and `report.html`.": (
         "test_disable_and_enable_are_what_they_say",
+        "test_opting_out_deletes_the_log_and_the_report",
     ),
     '`"enabled": false` in `telemetry.json`: the same, at the next run of ktx or `ktx-flush`.': (
         "test_off_by_file_deletes_what_waits_at_the_next_run",
@@ -294,6 +311,9 @@ def test_each_place_on_the_page_holds_what_the_page_says(tmp_path: Path) -> None
     assert version["commands"] == {"ktx ingest": {"error": {"runs": 1, "events": {"command": 1}}}}
     assert flush(home, "run", "--max-retries", "0").returncode == 75
     assert {"last_attempt", "next_attempt"} <= set(json.loads((home / "spool/flush.json").read_text()))
+    assert {"result", "sent"} <= set(json.loads((home / "spool/flush.log").read_text()))
+    assert flush(home, "report").returncode == 0
+    assert b"no such table" in (home / "spool/report.html").read_bytes()
     modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in (home / "spool").rglob("*")}
     assert modes == {(True, 0o700), (False, 0o600)}
 
