@@ -9,7 +9,19 @@ from typing import Literal, NamedTuple
 from flusher.finding import Finding
 from spool.errors import DiskFullError, LockBusyError, LockUnsupportedError
 
-__all__ = ["Home", "Place", "canary", "files", "home", "locks", "network", "quarantine", "queue", "sqlite"]
+__all__ = [
+    "Home",
+    "Place",
+    "canary",
+    "files",
+    "home",
+    "locks",
+    "network",
+    "quarantine",
+    "queue",
+    "queue_not_seen",
+    "sqlite",
+]
 
 # Partial indexes, which diskcache makes.
 _LEAST_SQLITE = (3, 8, 0)
@@ -125,6 +137,12 @@ def queue(damage: str | None, waiting: int, dead: int, tool: str) -> Finding:
         mend = f"run {tool} run: it moves the damaged queue to quarantine, whole, and goes on with what reads"
         return Finding("queue", "fail", f"damaged: {damage}", mend)
     return Finding("queue", "ok", f"every row reads: {waiting:,} pending, {dead:,} dead letters")
+
+
+def queue_not_seen(tool: str) -> Finding:
+    """Say why the queue was left alone."""
+    what = "not looked at: files, locks or SQLite are not as they should be"
+    return Finding("queue", "warn", what, f"mend those first, then run {tool} doctor again")
 
 
 def quarantine(names: Sequence[str], folder: str) -> Finding | None:

@@ -191,8 +191,10 @@ def _disk(patient: Patient) -> tuple[Stored | None, Inspected | None]:
             # To lock a file sets its mode right: while modes are wrong, that is left to the person.
             locked = _locks(patient, folder, own=files.state == "ok")
             canary = _canary(patient, folder) if sqlite.state == "ok" else None
-            sound = locked and files.state == "ok" and sqlite.state == "ok"
-            return canary, _queue(patient, folder) if sound else None
+            if locked and files.state == "ok" and sqlite.state == "ok":
+                return canary, _queue(patient, folder)
+            found.append(checks_disk.queue_not_seen(patient.tool))
+            return canary, None
     except OSError as error:
         found.append(checks_disk.canary(error, patient.prefix))
         return None, None

@@ -105,7 +105,8 @@ def test_a_link_among_the_files_is_named_and_not_followed(
         database.rename(tmp_path / "elsewhere")
         database.symlink_to(tmp_path / "elsewhere")
     code, found = examined(home)
-    assert (code, found["files"]["state"], "queue" in found) == (2, "fail", False)
+    assert (code, found["files"]["state"], found["queue"]["state"]) == (2, "fail", "warn")
+    assert "not looked at" in found["queue"]["what"]
     assert "move it away" in found["files"]["mend"]
 
 
