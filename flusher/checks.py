@@ -60,11 +60,16 @@ def shown_key(value: str) -> str:
     return value if len(value) <= 8 else f"{value[:8]}..."  # noqa: PLR2004 - enough to tell two projects apart
 
 
-def host(value: str | None, problem: str | None, prefix: str) -> Finding:
+def host(value: str | None, problem: str | None, prefix: str, *, encrypted: bool) -> Finding:
     """Say whether the host is an address that events may go to."""
     if value is None or problem is not None:
         mend = f"set {prefix}TELEMETRY_ENDPOINT to an address that begins with https://, or mend it in the host CLI"
         return Finding("host", "fail", problem or "no host is known", mend)
+    if not encrypted:
+        what = (
+            f"{value} is not encrypted, and {prefix}TELEMETRY_ALLOW_HTTP allows it: who is on the way can read events"
+        )
+        return Finding("host", "warn", what, f"unset {prefix}TELEMETRY_ALLOW_HTTP, and give an address with https://")
     return Finding("host", "ok", value)
 
 

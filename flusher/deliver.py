@@ -141,7 +141,8 @@ def probe(host: str, env: Mapping[str, str]) -> tuple[Answer, str | None]:
     with _session(host, env) as session:
         session.max_redirects = 1  # none is followed, but requests counts the one that it looks at
         try:
-            response = session.post(
+            response = session.request(
+                "POST",
                 f"{determine_server_host(host).rstrip('/')}/batch/",
                 json={"batch": []},
                 timeout=_PROBE_TIMEOUT_S,

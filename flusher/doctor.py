@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import os
 import shlex
-import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from flusher import checks, checks_disk, state
-from flusher.checks_disk import Home, Place
 from flusher.crontab import daemon_runs
 from flusher.finding import Finding
 from flusher.installed import stale
+from flusher.places import look_at_home, names, places
 from flusher.planner import look_at_all
 from flusher.scratch import Inspected, inspect_queue, scratch, try_canary, try_lock
 from flusher.timetable import entry_name
 from spool import aside
 from spool.consent import is_set
-from spool.destination import Destination, resolve
+from spool.destination import Destination, check_host, resolve
 from spool.disk import sqlite_facts
 from spool.errors import ConfigurationError, SpoolError
 from spool.event import compose, envelope, freeze
@@ -81,7 +79,7 @@ def examine(app: str, paths: Paths, env: Mapping[str, str], *, send: bool) -> li
     destination = _destination(patient)
     if destination is not None and patient.may_send:
         _server(patient, destination)
-    home = _home(paths.home)
+    home = look_at_home(paths.home)
     found.append(checks_disk.home(home, patient.prefix))
     canary, inspected = None, None
     if home.mode is not None and home.is_folder:
@@ -112,9 +110,18 @@ def _destination(patient: Patient) -> Destination | None:
         key_problem = str(error)
     patient.findings += [
         checks.key(key, key_problem, patient.prefix),
-        checks.host(host, host_problem, patient.prefix),
+        checks.host(host, host_problem, patient.prefix, encrypted=_is_encrypted(host)),
     ]
     return None if host is None else Destination(host, key)
+
+
+def _is_encrypted(host: str | None) -> bool:
+    """Tell whether the host would be taken without the variable that allows every one."""
+    try:
+        check_host(host or "", "")
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _server(patient: Patient, destination: Destination) -> None:
@@ -152,36 +159,16 @@ def _send(patient: Patient, destination: Destination, canary: Stored) -> None:
 # -- where events wait --------------------------------------------------------------------------------------
 
 
-def _home(home: Path) -> Home:
-    try:
-        status = os.stat(home)
-        read_only = bool(os.statvfs(home).f_flag & os.ST_RDONLY) if hasattr(os, "statvfs") else False
-    except OSError:
-        return Home(str(home), None)
-    return Home(
-        path=str(home),
-        mode=stat.S_IMODE(status.st_mode),
-        is_folder=stat.S_ISDIR(status.st_mode),
-        mine=_mine(status) or (status.st_uid == 0 and os.access(home, os.W_OK)),
-        usable=os.access(home, os.W_OK | os.X_OK),
-        read_only=read_only,
-    )
-
-
-def _mine(status: os.stat_result) -> bool:
-    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-
-
 def _disk(patient: Patient) -> tuple[Stored | None, Inspected | None]:
     """Judge file system, files, SQLite; then try locks, a canary and a copy of the queue in a scratch folder."""
     paths, found = patient.paths, patient.findings
     kind = file_system(paths.home)
     found.append(checks_disk.network(kind, patient.prefix, is_network=is_network(paths.home)))
-    files = checks_disk.files(list(_places(paths)), str(paths.spool))
+    files = checks_disk.files(list(places(paths)), str(paths.spool))
     version, takes_double_quotes = sqlite_facts()
     sqlite = checks_disk.sqlite(version, takes_double_quotes=takes_double_quotes)
     found += [files, sqlite]
-    quarantine = checks_disk.quarantine(_names(paths.quarantine), str(paths.quarantine))
+    quarantine = checks_disk.quarantine(names(paths.quarantine), str(paths.quarantine))
     if quarantine is not None:
         found.append(quarantine)
     if not patient.may_send:
@@ -238,34 +225,6 @@ def _queue(patient: Patient, folder: Path) -> Inspected | None:
     account = inspected.account
     patient.findings.append(checks_disk.queue(inspected.damage, account.pending, account.dead, patient.tool))
     return None if inspected.damage else inspected
-
-
-def _places(paths: Paths) -> Iterator[Place]:
-    """Give the spool's folder and what is in it, two levels deep, without following a link."""
-    pending = [paths.spool]
-    while pending:
-        path = pending.pop()
-        try:
-            status = os.lstat(path)
-        except OSError:  # gone since it was listed, or in a folder that can't be entered, which is said
-            continue
-        kind = _kind(status.st_mode)
-        yield Place(str(path), kind, stat.S_IMODE(status.st_mode), _mine(status), status.st_nlink)
-        if kind == "folder" and path in (paths.spool, paths.queue, paths.aside, paths.spans, paths.quarantine):
-            pending += [path / name for name in _names(path)]
-
-
-def _kind(mode: int) -> Literal["folder", "file", "other"]:
-    if stat.S_ISDIR(mode):
-        return "folder"
-    return "file" if stat.S_ISREG(mode) else "other"
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
 
 
 # -- what comes of it ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from spool.disk import DATABASE
+from spool.disk import DATABASE, read_for_good
 from spool.errors import QueueDamagedError, SpoolError
 from spool.files import private_folder, read_bounded, write_new
 from spool.ledger import Account
@@ -101,7 +101,8 @@ def inspect_queue(paths: Paths, folder: Path) -> Inspected:
         for name in (DATABASE, f"{DATABASE}-wal"):
             if (paths.queue / name).exists():
                 write_new(copy.queue / name, b"")  # 0600 from the first byte on
-                shutil.copyfile(paths.queue / name, copy.queue / name, follow_symlinks=False)
+                with (copy.queue / name).open("wb") as file:
+                    file.writelines(read_for_good(paths.queue / name))
     return _read(copy)
 
 

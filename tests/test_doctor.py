@@ -157,6 +157,15 @@ def test_a_host_that_events_may_not_go_to_is_named_and_not_asked(
     assert "server" not in found
 
 
+def test_a_host_that_is_not_encrypted_and_allowed_is_named(home: Path, server: LocalPostHog) -> None:
+    """Somebody may want it; who is on the way can read what is sent."""
+    sound(home, server)
+    env = environment(KTX_TELEMETRY_ENDPOINT="http://127.0.0.2:9", KTX_TELEMETRY_ALLOW_HTTP="1")
+    code, found = examined(home, env=env)
+    assert (code, found["host"]["state"]) == (75, "warn")
+    assert "unset KTX_TELEMETRY_ALLOW_HTTP" in found["host"]["mend"]
+
+
 def test_a_broken_destination_file_is_named(home: Path, server: LocalPostHog) -> None:
     """Key and host both stand there."""
     sound(home, server)
