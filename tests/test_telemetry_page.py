@@ -18,8 +18,11 @@ from uuid import UUID
 import pytest
 
 from spool import Limits, Telemetry
+from spool.paths import Paths
+from spool.queue import Queue
 from spool.redaction import redact
 from spool.settings import VERSION
+from tests.support.damage import text
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, ROOT, environment, flush, flush_json, run_python, status
 
@@ -339,18 +342,22 @@ def test_another_program_has_its_own_home_variables_and_spool(tmp_path: Path, se
 
 @pytest.mark.parametrize(
     ("limits", "cause"),
-    [(Limits(max_events=3), "over_count"), (Limits(max_bytes=2_000), "over_bytes"), (Limits(max_age_s=1), "expired")],
+    [(Limits(max_events=3), "over_count"), (Limits(max_bytes=2_000), "over_bytes"), (Limits(max_age_s=60), "expired")],
 )
 def test_limits_are_those_of_the_page_and_what_they_delete_is_counted(limits: Limits, cause: str, home: Path) -> None:
     """The oldest go first, the newest stays, and the account adds up."""
     assert Limits() == Limits(max_events=10_000, max_bytes=64 * 2**20, max_age_s=30 * 24 * 3600.0)
     telemetry = Telemetry("ktx", "1", KEY, "http://127.0.0.1:9", home, limits=limits, flush="never")
-    for number in range(6):
-        assert telemetry.capture("scan_completed", {"number": number})
     if cause == "expired":
-        time.sleep(1.1)
+        assert telemetry.capture("first")
+        earlier = Queue(Paths(home), wait_s=5.0, clock=lambda: time.time() - 100)
+        earlier.append_all(text(number) for number in range(6))
+        earlier.close()
         assert telemetry.capture("scan_completed", {"number": 6})
         assert flush(home, "run", "--max-retries", "0").returncode == 75
+    else:
+        for number in range(6):
+            assert telemetry.capture("scan_completed", {"number": number})
     telemetry.close()
     left = [event["properties"]["number"] for event in waiting(home) if event["event"] == "scan_completed"]
     last = 6 if cause == "expired" else 5
