@@ -349,7 +349,6 @@ def test_limits_are_those_of_the_page_and_what_they_delete_is_counted(limits: Li
     assert Limits() == Limits(max_events=10_000, max_bytes=64 * 2**20, max_age_s=30 * 24 * 3600.0)
     telemetry = Telemetry("ktx", "1", KEY, "http://127.0.0.1:9", home, limits=limits, flush="never")
     if cause == "expired":
-        assert telemetry.capture("first")
         earlier = Queue(Paths(home), wait_s=5.0, clock=lambda: time.time() - 100)
         earlier.append_all(text(number) for number in range(6))
         earlier.close()
@@ -369,8 +368,8 @@ def test_limits_are_those_of_the_page_and_what_they_delete_is_counted(limits: Li
 def test_list_and_show_print_what_is_sent_after_it(home: Path, server: LocalPostHog) -> None:
     """What was printed arrives to the letter; only the number of an event aside comes later."""
     telemetry = Telemetry("ktx", "1", KEY, server.url, home, flush="never")
-    for text in ("plain", "\u00fcn\u00ef \N{HOUSE BUILDING}", '"quotes" \\ \n'):
-        assert telemetry.capture("scan_completed", {"text": text})
+    for said in ("plain", "\u00fcn\u00ef \N{HOUSE BUILDING}", '"quotes" \\ \n'):
+        assert telemetry.capture("scan_completed", {"text": said})
     telemetry.close()
     listed = waiting(home)
     assert [json.loads(flush(home, "show", event["uuid"]).stdout) for event in listed] == listed
