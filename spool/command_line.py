@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 __all__ = ["Asked", "long_name", "read"]
 
-# Options that print something, or write a completion script, and leave.
+# Options that print something, or write a completion script, and leave: by Typer's names for them. Click's own are
+# read first and give the command no value.
 _INFORM = {"install_completion", "show_completion", "version"}
 
 
@@ -46,7 +47,7 @@ def _read(command: Any, name: str, words: list[str]) -> Asked:
             continue
         informs = informs or word in helps
         for option, spelling, attached in _options(command, word):
-            informs = informs or option.name in _INFORM
+            informs = informs or _informs(option)
             flags[long_name(option, opposite=spelling in getattr(option, "secondary_opts", ()))] = True
             if not attached and not _is_flag(option):
                 del words[: max(1, abs(int(option.nargs)))]
@@ -89,6 +90,11 @@ def _find(command: Any, spelling: str) -> Any:
         if spelling in (*getattr(parameter, "opts", ()), *getattr(parameter, "secondary_opts", ())):
             return parameter
     return None
+
+
+def _informs(option: Any) -> bool:
+    unseen = getattr(option, "is_eager", False) and not getattr(option, "expose_value", True)
+    return bool(unseen or option.name in _INFORM)
 
 
 def _is_flag(option: Any) -> bool:

@@ -144,7 +144,7 @@ _DRAINED = ("delivered", "nothing to do")
 # interpreter takes some 20 ms to get as far; this takes 1 to 2 ms.
 _SHELL = ("/bin/sh", "-c", '"$@" &', "sh")
 # The shell is through in 2 ms; on a machine that is busier than that it is reaped at the next launch.
-_REAP_S = 0.05
+_REAP_S = 0.02
 
 
 def _spawn(arguments: list[str], env: dict[str, str]) -> int | None:

@@ -209,7 +209,8 @@ class Telemetry:
     def _typed(self) -> frozenset[str]:
         from spool.typed import typed_words  # noqa: PLC0415 - only when something went wrong
 
-        return typed_words([*sys.argv[1:], *self.arguments], self.declared)
+        interpreters = getattr(sys, "argv", None) or []  # an embedded one may have none
+        return typed_words([*interpreters[1:], *self.arguments], self.declared)
 
     def _is_own(self, module: str) -> bool:
         return module.partition(".")[0] in self._packages

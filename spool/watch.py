@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from spool.command_line import Asked, long_name
-from spool.outcome import is_clicks, outcome_of
+from spool.outcome import is_clicks, is_control_flow, outcome_of
 
 __all__ = ["Watch"]
 
@@ -52,8 +52,11 @@ class Watch:
 
     def ended_by(self, exit_: BaseException) -> BaseException:
         """Tell what ended the command, of which the app may have made this exit."""
-        if self._error is None or not isinstance(exit_, SystemExit) or outcome_of(exit_).outcome == "ok":
+        if not isinstance(exit_, SystemExit) or outcome_of(exit_).outcome == "ok":
             return exit_
+        if self._error is None:  # not seen: some ways of making an exit leave a trace of what it was made of
+            before = exit_.__context__
+            return before if before is not None and is_control_flow(before) else exit_
         # Click makes an abort of it: the person pressed Ctrl-D where an answer was asked for.
         return KeyboardInterrupt() if isinstance(self._error, EOFError) else self._error
 

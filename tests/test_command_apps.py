@@ -148,7 +148,7 @@ def told(server: LocalPostHog) -> list[Told]:
 
 
 def run_lines(app: str, lines: list[str], home: Path, server: LocalPostHog) -> dict[str, Ended]:
-    """Run an app by each line, with telemetry and without."""
+    """Run an app by each line, with telemetry and without; it has loaded what it needs, once for all."""
     cases = {}
     for line in lines:
         for name, off in ((line, "0"), (f"{line}, off", "1")):
@@ -156,7 +156,8 @@ def run_lines(app: str, lines: list[str], home: Path, server: LocalPostHog) -> d
                 f"os.environ['DO_NOT_TRACK'] = '{off}'\n"
                 f"sys.argv[1:] = {line.split()!r}\nsys.stdin = open(os.devnull)\nt.main(app)"
             )
-    return run_forked(HEAD + app + "t.capture('x')\n", cases, home, server.url)
+    loaded = "t.capture('x')\ntry: app(['mcp', 'stdio'], standalone_mode=False)\nexcept Exception: pass\n"
+    return run_forked(HEAD + app + loaded, cases, home, server.url)
 
 
 @pytest.mark.parametrize(("app", "lines"), [(TYPER, TYPER_LINES), (CLICK, CLICK_LINES)], ids=["typer", "click"])
@@ -188,8 +189,12 @@ def test_no_arguments_that_mean_help_are_no_command(home: Path, server: LocalPos
 def test_what_only_informs_creates_nothing(home: Path, server: LocalPostHog) -> None:
     """The first run of all may be --help, or the shell's at the press of a key: no home appears, no line is said."""
     completion = environment(_KTX_COMPLETE="complete_bash", COMP_WORDS="ktx mc", COMP_CWORD="1")
-    for line, env in ((["mcp", "--help"], environment()), ([], completion)):
-        done = run_python(HEAD + TYPER + f"t.main(app, {line!r})", home, server.url, env=env)
+    for app, line, env in (
+        (TYPER, ["mcp", "--help"], environment()),
+        (CLICK, ["--release"], environment()),
+        (TYPER, [], completion),
+    ):
+        done = run_python(HEAD + app + f"t.main(app, {line!r})", home, server.url, env=env)
         assert "collects" not in done.stderr
         assert not home.exists()
 

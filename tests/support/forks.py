@@ -22,7 +22,8 @@ class Ended(NamedTuple):
 
 
 FORKING = """
-import json, os, sys
+import gc, json, os, sys, spool.command, spool.redaction, spool.span
+gc.freeze()  # at its end a child would look through all that its parent imported
 folder, cases = sys.argv[-1], json.loads(sys.stdin.read())
 for number, code in enumerate(cases):
     pid = os.fork()
