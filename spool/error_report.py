@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from spool.error_frames import Frames, plain
+from spool.outcome import is_control_flow
 from spool.redaction import Redactor, error_class, whereabouts
 
-__all__ = ["exception_properties", "first_time", "is_expected", "mark_expected"]
+__all__ = ["exception_properties", "first_time", "forget", "is_expected", "mark_expected"]
 
 # Somebody reads them; and 20 texts take 240,000 bytes of an event's 900,000 at the very most.
 _MOST_ERRORS = 20
@@ -29,17 +30,19 @@ def exception_properties(
     *,
     handled: bool,
     secrets: Iterable[str] = (),
+    typed: Iterable[str] = (),
     in_app: Callable[[str], bool] | None = None,
 ) -> dict[str, object]:
     """Give the properties of a `$exception` event: the error, then what caused it, then a group's members.
 
-    `in_app` tells of a module's name whether it is the host's own. Never raises, whatever the error does: what
-    can't be read is left out. Call it with signals held: a KeyboardInterrupt out of `str(error)` is taken for
-    the error's own.
+    `typed` are words of the command line, which go out of the errors' texts alone: source lines are the same
+    everywhere. `in_app` tells of a module's name whether it is the host's own. Never raises, whatever the error
+    does: what can't be read is left out. Call it with signals held: a KeyboardInterrupt out of `str(error)` is
+    taken for the error's own.
     """
     entries: list[dict[str, object]] = []
     try:
-        told = _Teller(secrets, in_app)
+        told = _Teller(secrets, typed, in_app)
         for number, (one, parent) in enumerate(_related(error)):
             entries.append({**told(one), "mechanism": _mechanism(number, parent, handled=handled)})
     except Exception:  # noqa: BLE001 - the host comes first; an error that can't be told still counts
@@ -121,8 +124,11 @@ def mark_expected(error: _E) -> _E:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Tell whether an error was marked as expected, or was raised `from` one that was."""
-    return _marked(error, _EXPECTED)
+    """Tell whether an error was marked as expected, or was raised `from` one that was.
+
+    What only leads out of the program is expected without a mark: Ctrl-C, an exit, Click's errors for the person.
+    """
+    return is_control_flow(error) or _marked(error, _EXPECTED)
 
 
 def first_time(error: BaseException) -> bool:
@@ -139,15 +145,28 @@ def first_time(error: BaseException) -> bool:
     return True
 
 
+def forget(error: BaseException) -> None:
+    """Take back what `first_time` noted for this error, which was not reported after all."""
+    mine = _attributes(error).get(_REPORTED)
+    for one, _ in _related(error):
+        if mine is not None and _attributes(one).get(_REPORTED) is mine:
+            del _attributes(one)[_REPORTED]
+
+
 # -- what is told of one --------------------------------------------------------------------------------
 
 
 class _Teller:
     """Tells one error after the other. Made once for a report."""
 
-    def __init__(self, secrets: Iterable[str], in_app: Callable[[str], bool] | None) -> None:
+    def __init__(self, secrets: Iterable[str], typed: Iterable[str], in_app: Callable[[str], bool] | None) -> None:
         known = secrets if isinstance(secrets, str | bytes) else tuple(secrets)
-        self._public, self._private = Redactor(known), Redactor(known, *whereabouts(os.environ))
+        person = whereabouts(os.environ)
+        self._public, self._private, self._texts = (
+            Redactor(known),
+            Redactor(known, *person),
+            Redactor(known, *person, typed),
+        )
         self._frames = Frames(self._public, self._private, in_app)
 
     def __call__(self, error: BaseException) -> dict[str, object]:
@@ -158,7 +177,7 @@ class _Teller:
         calls = self._frames.of(_slots["__traceback__"].__get__(error))
         return {
             "type": next(names, "Exception"),
-            "value": self._private(_text(error)),
+            "value": self._texts(_text(error)),
             "module": plain(module, r"(?!builtins$)[\w.]{1,100}", redacted),
             **({"stacktrace": {"type": "raw", "frames": calls}} if calls else {}),
         }

@@ -2,58 +2,115 @@
 
 What is counted: every command that the app takes up, under its full path, with the names of the flags that were
 given. A usage error counts as `error` with its class and no text (the text holds what the person typed). Not
-counted: `--help` and `--version` alike options that print and leave, and shell completion, for no command began.
+counted: what the app answers while it reads the line (`--help`, `--version` and their like), and shell completion,
+for no command began. Whether `--help` is the app's or an argument that it passes on, the app itself decides.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from spool.command_line import Asked, read
+from spool.errors import InvalidEventError
+from spool.watch import Watch
 
 if TYPE_CHECKING:
+    from spool.command import CommandSpan
     from spool.telemetry import Telemetry
 
-__all__ = ["Invocation", "invocation", "run"]
-
-
-class Invocation(NamedTuple):
-    """What a command line asks for: the path of the command, the flags by name, and whether it only informs."""
-
-    path: list[str]
-    flags: dict[str, bool]
-    informs: bool
+__all__ = ["run"]
 
 
 def run(telemetry: Telemetry, app: Any, args: Sequence[str] | None = None) -> NoReturn:
     """Run the app to its end, and the process with it. Raises TypeError for no Typer and no Click app."""
     command = _command(app)
-    arguments = list(sys.argv[1:] if args is None else args)
-    if telemetry.recorder.silenced_by() is not None or _completes(telemetry.app):
-        sys.exit(app(args=arguments))
     try:
-        asked = invocation(command, telemetry.app, arguments)
-    except Exception:  # noqa: BLE001 - an app of a kind never seen: its command is counted without its name
-        asked = Invocation([telemetry.app], {}, informs=False)
-    if asked.informs:
-        sys.exit(app(args=arguments))
-    with telemetry.signals(), telemetry.command(asked.path, asked.flags):
-        sys.exit(app(args=arguments))
+        if telemetry.recorder.silenced_by() is not None or _completes(telemetry.app):
+            _leave_by(app, args)
+        telemetry.arguments = list(args or ())
+        with telemetry.signals():
+            _counted(telemetry, app, command, args)
+    except BaseException as error:
+        error.__traceback__ = _without_ours(error.__traceback__)
+        raise
+
+
+def _leave_by(app: Any, args: Sequence[str] | None) -> NoReturn:
+    # Without arguments it reads them itself: on Windows it also expands them.
+    sys.exit(app() if args is None else app(args=list(args)))
+
+
+def _counted(telemetry: Telemetry, app: Any, command: Any, args: Sequence[str] | None) -> NoReturn:
+    draft = read(command, telemetry.app, sys.argv[1:] if args is None else args)
+    span = telemetry.command(draft.path, draft.flags)
+
+    def taken(asked: Asked) -> None:
+        span.describe(asked.path, asked.flags)
+        if not span.began:
+            span.begin()
+
+    watch = Watch(telemetry.app, taken)
+    if not draft.informs:  # else, should it begin all the same, when the app has taken it up
+        span.begin()
+    try:
+        with watch.over(command), _given_to(app, command):
+            _leave_by(app, args)
+    except BaseException as error:
+        _end(span, watch, error)
+        raise
+
+
+def _end(span: CommandSpan, watch: Watch, error: BaseException) -> None:
+    if watch.informed:
+        span.drop()
+        return
+    if watch.asked is not None:
+        span.name(watch.asked.path, watch.asked.flags)
+    with suppress(InvalidEventError):
+        if not span.began:
+            span.begin()
+    span.end(watch.ended_by(error))
 
 
 def _command(app: Any) -> Any:
     """Give the Click command of an app, whichever click it was made with."""
     if callable(getattr(app, "make_context", None)) and hasattr(app, "params"):
         return app
+    module = _typer_of(app)
+    if module is None:
+        raise TypeError(
+            f"telemetry.main takes a Typer or Click app, not {type(app).__name__}:"
+            " for other programs there are telemetry.signals() and telemetry.command()"
+        )
+    return module.get_command(app)
+
+
+def _typer_of(app: Any) -> Any:
+    """Give the very module that a Typer app came from: importing it costs nothing any more."""
     for kind in type(app).__mro__:
         if kind.__name__ == "Typer" and kind.__module__.split(".")[0] == "typer":
-            # The very module that the app came from: importing it costs nothing any more.
-            return sys.modules[kind.__module__].get_command(app)
-    raise TypeError(
-        f"telemetry.main takes a Typer or Click app, not {type(app).__name__}:"
-        " for other programs there are telemetry.signals() and telemetry.command()"
-    )
+            return sys.modules[kind.__module__]
+    return None
+
+
+@contextmanager
+def _given_to(app: Any, command: Any) -> Iterator[None]:
+    """Let a Typer app, which makes its Click command when it is called, use this one."""
+    module = _typer_of(app)
+    if command is app or module is None:
+        yield
+        return
+    make = module.get_command
+    module.get_command = lambda asked: command if asked is app else make(asked)
+    try:
+        yield
+    finally:
+        module.get_command = make
 
 
 def _completes(app: str) -> bool:
@@ -62,72 +119,17 @@ def _completes(app: str) -> bool:
     return any(f"_{name.replace('-', '_').replace('.', '_').upper()}_COMPLETE" in os.environ for name in names)
 
 
-def invocation(command: Any, name: str, arguments: Iterable[str]) -> Invocation:
-    """Read a command line as the app will, without running anything of it.
-
-    Only names that the app declares come out: words that a person typed never do.
-    """
-    path, flags, informs = [name], dict[str, bool](), False
-    helps = _help_names(command)
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            break
-        if not word.startswith("-") or word == "-":
-            inner = getattr(command, "commands", {}).get(word)
-            if inner is not None:
-                command, helps = inner, helps | _help_names(inner)
-                path.append(str(inner.name or word))
-            continue
-        informs = informs or word in helps
-        for option, attached in _options(command, word):
-            informs = informs or option.name in _INFORM
-            flags[_long_name(option)] = True
-            if not attached and not _is_flag(option):
-                del words[: max(1, abs(int(option.nargs)))]
-    return Invocation(path, flags, informs)
+def _without_ours(calls: TracebackType | None) -> TracebackType | None:
+    """Take this package's own calls out of a traceback: the person sees what there would be without it."""
+    here = os.path.dirname(__file__)
+    kept: TracebackType | None = None
+    for call in reversed(list(_each(calls))):
+        if os.path.dirname(call.tb_frame.f_code.co_filename) != here:
+            call.tb_next, kept = kept, call
+    return kept
 
 
-# Options that print something, or write a completion script, and leave.
-_INFORM = {"install_completion", "show_completion", "version"}
-
-
-def _help_names(command: Any) -> set[str]:
-    settings = getattr(command, "context_settings", None) or {}
-    return set(settings.get("help_option_names", ["--help"]))
-
-
-def _long_name(option: Any) -> str:
-    names = [*getattr(option, "opts", ()), *getattr(option, "secondary_opts", ())]
-    return str(max(names, key=len)).strip().lstrip("-") if names else str(option.name)
-
-
-def _options(command: Any, word: str) -> list[tuple[Any, bool]]:
-    """Give the declared options that a word names, each with whether its value stands in the word itself."""
-    if word.startswith("--"):
-        option = _find(command, word.split("=", 1)[0])
-        return [(option, "=" in word)] if option is not None else []
-    whole = _find(command, word)
-    if whole is not None:
-        return [(whole, False)]
-    found: list[tuple[Any, bool]] = []
-    for position, letter in enumerate(word[1:], start=1):
-        option = _find(command, "-" + letter)
-        if option is None:
-            break
-        found.append((option, not _is_flag(option) and position + 1 < len(word)))
-        if not _is_flag(option):
-            break
-    return found
-
-
-def _find(command: Any, spelling: str) -> Any:
-    for parameter in getattr(command, "params", ()):
-        if spelling in (*getattr(parameter, "opts", ()), *getattr(parameter, "secondary_opts", ())):
-            return parameter
-    return None
-
-
-def _is_flag(option: Any) -> bool:
-    return bool(getattr(option, "is_flag", False) or getattr(option, "count", False))
+def _each(calls: TracebackType | None) -> Iterator[TracebackType]:
+    while calls is not None:
+        yield calls
+        calls = calls.tb_next

@@ -52,11 +52,11 @@ def _hold() -> Iterator[None]:
 
 
 def _with_notes() -> Iterator[None]:
-    came: list[int] = []
+    came: list[tuple[int, FrameType | None]] = []
     exchanged: dict[int, Callable[..., object]] = {}
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
 
     try:
         for number in _HELD:
@@ -73,7 +73,7 @@ def _with_notes() -> Iterator[None]:
             _put_back(exchanged)  # one that was back already raised: the others go back all the same
             raise
         finally:
-            _deliver(came)
+            _deliver(came, exchanged)
 
 
 def _put_back(handlers: dict[int, Callable[..., object]]) -> None:
@@ -81,10 +81,14 @@ def _put_back(handlers: dict[int, Callable[..., object]]) -> None:
         signal.signal(number, handler)
 
 
-def _deliver(came: list[int]) -> None:
-    """Deliver each signal that was noted, also when the handler of one before it raises."""
+def _deliver(came: list[tuple[int, FrameType | None]], handlers: dict[int, Callable[..., object]]) -> None:
+    """Call the handler of each signal that was noted, also when that of one before it raises.
+
+    Not by raising the signal again: whoever listens on the wakeup descriptor (asyncio) heard of it when it came.
+    """
     if came:
+        number, frame = came.pop(0)
         try:
-            signal.raise_signal(came.pop(0))
+            handlers[number](number, frame)
         finally:
-            _deliver(came)
+            _deliver(came, handlers)

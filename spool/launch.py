@@ -79,7 +79,7 @@ def waits(paths: Paths) -> bool:
 
 
 def launch_if_due(app: str, paths: Paths, interval_s: float) -> int | None:
-    """Start a flusher if one may start; give its process number, else None. Never raises, never waits."""
+    """Start a flusher if one may start; give a child that is left to be reaped, if one is. Never raises."""
     if is_set(os.environ.get(GUARD)) or getattr(sys, "frozen", False) or not sys.executable:
         return None
     try:
@@ -141,17 +141,67 @@ def run_and_wait(app: str, paths: Paths, timeout_s: float) -> bool:
 _DRAINED = ("delivered", "nothing to do")
 
 
-def _spawn(arguments: list[str], env: dict[str, str]) -> int:
-    """Start a process that has nothing of ours: own session, all streams closed."""
-    if not hasattr(os, "posix_spawn"):
-        import subprocess  # noqa: PLC0415 - Windows only
+# Ends at once and leaves the flusher to the system: a host that waits for any child (`os.wait`) never sees it, and
+# no zombie is left. A shell, because forking twice is not for a host with threads or a large memory, and an
+# interpreter takes some 20 ms to get as far; this takes 1 to 2 ms.
+_SHELL = ("/bin/sh", "-c", '"$@" &', "sh")
+# The shell is through in 2 ms; on a machine that is busier than that it is reaped at the next launch.
+_REAP_S = 0.02
 
-        flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-        return subprocess.Popen(  # noqa: S603 - our own command line
-            arguments, env=env, close_fds=True, creationflags=flags, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        ).pid  # fmt: skip
-    null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
+
+def _spawn(arguments: list[str], env: dict[str, str]) -> int | None:
+    """Start a process that has nothing of ours: own session, no stream, no descriptor. Gives a child to be reaped."""
+    if not hasattr(os, "posix_spawn"):
+        _spawn_without_posix(arguments, env)
+        return None
+    try:
+        child = _posix_spawn([*_SHELL, *arguments], env)
+    except OSError:  # a container without a shell: the flusher is our own child
+        child = _posix_spawn(arguments, env)
+    return None if _reaped(child) else child
+
+
+def _posix_spawn(arguments: list[str], env: dict[str, str]) -> int:
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)),
+        *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
+    ]
     # Held back here while the event is put on disk, and no matter of the flusher's.
     ends = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM]
-    return os.posix_spawn(arguments[0], arguments, env, file_actions=null, setsid=True, setsigmask=[], setsigdef=ends)
+    return os.posix_spawn(
+        arguments[0], arguments, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=ends
+    )
+
+
+def _inheritable() -> list[int]:
+    """Give what somebody left open for the children of this process: whoever reads from such a pipe would wait."""
+    found: list[int] = []
+    with suppress(OSError):  # no such folder
+        for number in map(int, os.listdir("/dev/fd")):
+            with suppress(OSError):  # that of the listing itself
+                found += [number] if number > 2 and os.get_inheritable(number) else []  # noqa: PLR2004 - the streams
+    return found
+
+
+def _reaped(child: int) -> bool:
+    """Wait a moment for a child that ends at once; True when nothing of it is left."""
+    deadline = time.monotonic() + _REAP_S
+    try:
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.0003)
+    except ChildProcessError:
+        pass  # the host ignores its children's ends, or waits for all of them in another thread
+    return True
+
+
+def _spawn_without_posix(arguments: list[str], env: dict[str, str]) -> None:
+    """Start it on Windows, where nobody waits for any child."""
+    import subprocess  # noqa: PLC0415 - Windows only
+
+    flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    subprocess.Popen(  # noqa: S603 - our own command line
+        arguments, env=env, close_fds=True, creationflags=flags, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip

@@ -73,7 +73,7 @@ class Recorder:
         self._held: Callable[[], AbstractContextManager[None]] | None = None
         self._loading: int | None = None
         self._missed = 0
-        self._flusher: int | None = None
+        self._child: int | None = None
         self._wiped: Signature | None = None
 
     # -- what the world says ----------------------------------------------------------------------------
@@ -197,7 +197,6 @@ class Recorder:
 
         `closes` is the uuid of the command whose event it is. Raises InvalidEventError in strict mode.
         """
-        paths = None
         try:
             paths = self.paths
             admitted = self.admit(paths)
@@ -212,13 +211,17 @@ class Recorder:
                 self.emitted.add(message["event"])
             return receipt
         except InvalidEventError as error:
-            if self.strict:
-                raise
-            if not self.debug and paths is not None:
-                self.spool(paths).count_lost(error.cause)
+            self.lose(error)
             return Receipt("lost", reason=str(error))
         except Exception as error:  # noqa: BLE001 - the host comes first: whatever it is, it is a receipt
             return Receipt("lost", reason=type(error).__name__)
+
+    def lose(self, mistake: InvalidEventError) -> None:
+        """Count an event that is none: a programming mistake, which raises in strict mode."""
+        if self.strict:
+            raise mistake
+        if not self.debug and (paths := self.paths) is not None:
+            self.spool(paths).count_lost(mistake.cause)
 
     def _put(self, paths: Paths, admitted: Consent, frozen: Event, closes: str | None = None) -> Receipt:
         def guard() -> None:
@@ -290,14 +293,14 @@ class Recorder:
         destination.leave(paths, self.options.destination, self.options.limits)
 
     def launch(self, paths: Paths) -> None:
-        """Start a flusher, detached, if one is due; reap the one before, in a process that lives long."""
+        """Start a flusher, detached, if one is due; reap what one before may have left."""
         from spool.launch import launch_if_due  # noqa: PLC0415 - for hosts that start one
 
-        if self._flusher is not None:
+        if self._child is not None:
             with suppress(ChildProcessError):
-                if os.waitpid(self._flusher, os.WNOHANG) == (0, 0):
+                if os.waitpid(self._child, os.WNOHANG) == (0, 0):
                     return
-        self._flusher = launch_if_due(self.options.app, paths, self.options.flush_interval_s)
+        self._child = launch_if_due(self.options.app, paths, self.options.flush_interval_s)
 
     def close(self) -> None:
         """Close the queues; at the end of a process that captured something a flush may be due."""

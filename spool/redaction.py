@@ -1,8 +1,8 @@
 """What may leave the machine of an error's text: one line without credentials, without the person's name.
 
-Two kinds of rules: what the host says is secret is found in every spelling (URL-encoded, JSON-escaped, base64);
-what it does not know of is found by its shape. Where a rule is in doubt, the text goes. No rule can find a
-secret that stands in plain prose and that nobody named.
+Three kinds of rules: what the host says is secret is found in every spelling (URL-encoded, JSON-escaped, base64);
+what the person typed is found where it stands as a word; what nobody knows of is found by its shape. Where a rule is
+in doubt, the text goes. No rule can find a secret that stands in plain prose and that nobody named or typed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from binascii import b2a_base64
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import chain
 
 from spool.redaction_rules import CUT, EDGE, HOME, MARKS, PEOPLE, RULES, USER, Rule
 
@@ -25,6 +26,10 @@ _PIECE = 200
 # Two characters are in every text; three are looked for as they are; more in every spelling.
 _LEAST_LITERAL = 3
 _LEAST_SPELLED = 4
+# Each typed word that a text may hold costs some 2 ms to look for.
+_MOST_TYPED = 50
+# What every spelling of a word holds as it is.
+_RUNS = re.compile(r"[a-z0-9]+")
 
 _WRITE_OUT = str.maketrans(MARKS)
 _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,32}[@-~]")
@@ -38,10 +43,19 @@ def _compiled(rule: str) -> re.Pattern[str]:
 
 
 class Redactor:
-    """The rules with what is known of one host: its secrets, the person's home and name. Made once, used often."""
+    """The rules with what is known: a host's secrets, a person's home, name and words. Made once, used often."""
 
-    def __init__(self, secrets: Iterable[object] = (), home: str | None = None, user: str | None = None) -> None:
-        pieces = (piece for secret in _texts(secrets) for piece in _pieces(secret))
+    def __init__(
+        self,
+        secrets: Iterable[object] = (),
+        home: str | None = None,
+        user: str | None = None,
+        typed: Iterable[str] = (),
+    ) -> None:
+        words = sorted(typed, key=len, reverse=True)
+        self._typed = [word for word in words if len(word) <= _PIECE]
+        known = chain(_texts(secrets), (word for word in words if len(word) > _PIECE))
+        pieces = (piece for secret in known for piece in _pieces(secret))
         self._secrets = [re.compile("|".join(ways)) for ways in map(_spellings, pieces) if ways]
         place = (home or "").rstrip("/\\")
         # A home directly below the root may also be the end of another path.
@@ -49,8 +63,8 @@ class Redactor:
         homes = [("", rf"{start}{_spelled(place)}(?![^\W_])", HOME)] if re.search(r"[\\/].", place) else []
         owner = re.search(r"[\\/](?:home|users)[\\/]+([^\\/]+)$", place, re.IGNORECASE)
         names = {name for name in (user or "", owner[1] if owner else "") if len(name) > 1}
-        words = [("", rf"{EDGE}{_spelled(name)}(?![^\W_])", USER) for name in sorted(names, key=len, reverse=True)]
-        self._rules: list[Rule] = [*RULES, *homes, *PEOPLE, *words]
+        people = [("", rf"{EDGE}{_spelled(name)}(?![^\W_])", USER) for name in sorted(names, key=len, reverse=True)]
+        self._rules: list[Rule] = [*RULES, *homes, *PEOPLE, *people]
 
     def __call__(self, text: str, limit: int = 1000) -> str:
         """Give the text as one line of at most `limit` characters, without what the rules find."""
@@ -61,6 +75,7 @@ class Redactor:
         for hints, rule, left in self._rules:
             if any(hint in held for hint in hints.split("|")):
                 line = _compiled(rule).sub(left, line)
+        line = self._without_typed(line)
         line = (line if whole else line[:-_MARGIN]).strip().translate(_WRITE_OUT)
         return line if len(line) <= limit else line[: max(0, limit - 3)] + "..."[: max(0, limit)]
 
@@ -73,22 +88,36 @@ class Redactor:
             position = max(position, end)
         return "".join([*kept, line[position:]])
 
+    def _without_typed(self, line: str) -> str:
+        """Cut out what was typed; last, because the names that other rules go by may have been typed too."""
+        held = line.lower()
+        candidates = [word for word in self._typed if all(run in held for run in _RUNS.findall(word.lower()))]
+        if len(candidates) > _MOST_TYPED:
+            return CUT  # nothing but the command line again
+        for word in candidates:
+            if all(run in line.lower() for run in _RUNS.findall(word.lower())):  # not cut out with a longer one
+                line = re.sub(_as_word(word), CUT, line, flags=re.IGNORECASE)
+        return line
 
-def redact(
+
+def redact(  # noqa: PLR0913 - what is known of a person, each by name
     text: str,
     *,
     secrets: Iterable[str] = (),
     home: str | None = None,
     user: str | None = None,
+    typed: Iterable[str] = (),
     limit: int = 1000,
 ) -> str:
     """Give an error's text as one line of at most `limit` characters without credentials and personal names.
+
+    `typed` are words of the command line: they are cut out where they stand as words, in any spelling but base64.
 
     Never raises and takes a bounded time: of a longer text the first 20,000 characters are read. What can't be
     judged is not shown at all.
     """
     try:
-        return Redactor(secrets, home, user)(text, limit)
+        return Redactor(secrets, home, user, typed)(text, limit)
     except Exception:  # noqa: BLE001 - the host comes first; what was not judged is not shown
         return "<redacted>"[: max(0, limit)]
 
@@ -170,6 +199,12 @@ def _spelled(text: str) -> str:
         pattern += f"(?>{slash}{part})" if slash else part
         slash = ""
     return pattern + slash
+
+
+def _as_word(word: str) -> str:
+    """Give a pattern for a typed word, in every spelling, where it stands alone."""
+    start, end = (EDGE if word[0].isalnum() else ""), (r"(?![^\W_])" if word[-1].isalnum() else "")
+    return f"{start}(?:{re.escape(_GAP.sub(' ', word))}|{_spelled(word)}){end}"
 
 
 def _escaped(sign: str) -> str:

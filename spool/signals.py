@@ -1,4 +1,4 @@
-"""Signal handlers for a process entry: the command's event is on disk before the host hears of the signal."""
+"""Signal handlers for a process entry: the command's event is on disk before a signal ends the process."""
 
 from __future__ import annotations
 
@@ -21,50 +21,70 @@ Handler = Callable[[int, FrameType | None], Any]
 
 @contextmanager
 def handled(telemetry: Telemetry) -> Iterator[None]:
-    """Handle SIGINT, SIGTERM and SIGHUP for the block; nothing in a thread other than the main one.
+    """See to SIGINT, SIGTERM and SIGHUP for the block; nothing in a thread other than the main one.
 
-    On the first signal the open command is put on disk as aborted; then whatever was there before is done:
-    the host's handler is called (Python's own raises KeyboardInterrupt, so `finally` blocks run), or the
-    process dies of the signal, so that its parent sees what it would have seen. A second signal ends it at
-    once. A signal that was ignored stays ignored; a handler that the host sets later stays.
+    What would happen without us happens, and the open command is told of it:
+
+    - A signal that would end the process at once: the command is put on disk as aborted, then the process dies of
+      the signal, so that its parent sees what it would have seen. A second one ends it without waiting.
+    - A signal that the host handles itself: its handler is called, each time. If what it raises ends the command,
+      that was aborted; a command that lives on ends as it ends.
+    - Ctrl-C as Python handles it is left alone: asyncio and others look for Python's own handler and bring theirs
+      only in its place. Its KeyboardInterrupt passes through the command, which is aborted by it.
+
+    A signal that was ignored stays ignored; a handler that the host sets later stays.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[int, Any] = {}
-    given_up: set[int] = set()
-
-    def take(number: int, frame: FrameType | None) -> None:
-        for other in before:
-            if signal.getsignal(other) is take:
-                signal.signal(other, signal.SIG_DFL)
-                given_up.add(other)
-        if telemetry.span is not None:
-            telemetry.span.finish(outcome="aborted")
-        _go_on(before[number], number, frame)
-
-    for number in _handleable():
-        before[number] = signal.getsignal(number)
-        signal.signal(number, take)
+    exchanged: dict[int, tuple[Any, Handler]] = {}
     try:
+        for number, present in _ours_to_see():
+            ours = _calling(telemetry, present) if callable(present) else _ending(telemetry)
+            exchanged[number] = (present, ours)
+            signal.signal(number, ours)
         yield
     finally:
-        for number, handler in before.items():
-            present = signal.getsignal(number)
-            if present is take or (number in given_up and present is signal.SIG_DFL):
-                signal.signal(number, handler)
+        for number, (before, ours) in exchanged.items():
+            if signal.getsignal(number) is ours:
+                signal.signal(number, before)
 
 
-def _handleable() -> list[int]:
-    """Give the signals that are not ignored, and whose handler could be put back."""
+def _ours_to_see() -> list[tuple[int, Handler | int]]:
+    """Give the signals with their handlers, but for those that are ignored, Python's own or not Python's at all."""
     numbers = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
-    return [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    left_alone = (signal.SIG_IGN, signal.default_int_handler)
+    return [
+        (number, handler)
+        for number in numbers
+        if (handler := signal.getsignal(number)) is not None and not any(handler is one for one in left_alone)
+    ]
 
 
-def _go_on(handler: Handler | int, number: int, frame: FrameType | None) -> None:
-    """Do what would have been done without us."""
-    if callable(handler):
-        handler(number, frame)
-    else:
-        signal.signal(number, signal.SIG_DFL)
+def _ending(telemetry: Telemetry) -> Handler:
+    """Give a handler for a signal that ends the process."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the next one does not wait
+        if telemetry.under_way is not None:
+            telemetry.under_way.abort()
         os.kill(os.getpid(), number)
+
+    return end
+
+
+def _calling(telemetry: Telemetry, handler: Handler) -> Handler:
+    """Give a handler that calls the host's own, and tells the command what that raised."""
+
+    def call(number: int, frame: FrameType | None) -> None:
+        span = telemetry.under_way
+        if span is not None:
+            span.touch()
+        try:
+            handler(number, frame)
+        except BaseException as error:
+            if span is not None:
+                span.interrupted_by = error
+            raise
+
+    return call

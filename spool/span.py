@@ -63,6 +63,10 @@ class OpenSpan:
         with suppress(OSError):  # the home is gone, or read-only by now: the duration ends earlier
             os.utime(self._path)
 
+    def forget(self) -> None:
+        """Let go of the file, after another one took its place."""
+        self._lock.forget()
+
     def end(self) -> None:
         """Remove the file, after its event is on disk."""
         with suppress(OSError):  # what can't be removed is found to be closed, and removed by the flusher

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,7 +36,8 @@ class Telemetry:
     posthog-python, by default) keeps PostHog from looking up where the sender's address is;
     `person_profiles` False keeps it from making a person profile, which groups need. With `flush` "auto"
     a flusher is started, detached, at the next start and at the end of the process, not sooner than
-    `flush_interval_s` after one that succeeded; "never" leaves it to cron or a person.
+    `flush_interval_s` after one that succeeded; "never" leaves it to cron or a person. `packages` are the names
+    of the host's own packages, if another than that of the app: their frames are its own in reports of errors.
 
     Raises ValueError for an app that is no plain name, a personal key (`phx_`) and an unknown `durability`
     or `flush`: mistakes that show at the first run of the author.
@@ -55,6 +58,7 @@ class Telemetry:
         geoip_disable: bool = True,
         person_profiles: bool = True,
         flush_interval_s: float = 300.0,
+        packages: Iterable[str] = (),
     ) -> None:
         if project_key is not None and project_key.startswith("phx_"):
             raise ValueError("project_key is a personal key (phx_): use the project's own (phc_), it can only capture")
@@ -64,7 +68,12 @@ class Telemetry:
         if catalogue is not None and catalogue.name is not None:
             destination["catalogue"] = catalogue.name
         # The command that is under way in this process, if one is.
-        self.span: CommandSpan | None = None
+        self.under_way: CommandSpan | None = None
+        # The command line beside the interpreter's own, for `main`; and what of it is the program's, not the person's.
+        self.arguments: list[str] = []
+        self.declared: set[str] = {app}
+        self._secrets: set[str] = set()
+        self._packages = {app.replace("-", "_"), *([packages] if isinstance(packages, str) else packages)}
         self.recorder = Recorder(
             Options(
                 app=app,
@@ -170,16 +179,45 @@ class Telemetry:
         variable = self.recorder.silenced_by()
         if variable is not None:
             return Receipt("disabled", reason=variable)
-        from spool.error_report import exception_properties, first_time, is_expected  # noqa: PLC0415 - when needed
+        from spool.error_report import exception_properties, first_time, forget, is_expected  # noqa: PLC0415 - when needed
 
         if is_expected(error):
             return Receipt("disabled", reason="an expected error")
-        if not first_time(error):
-            return Receipt("disabled", reason="reported already")
         self.recorder.load()
-        with self.recorder.held():
-            properties = exception_properties(error, handled=handled, secrets=secrets)
-            return self.capture("$exception", properties, groups=groups)
+        with self.recorder.held():  # an error that is marked as reported is on disk after this
+            if not first_time(error):
+                return Receipt("disabled", reason="reported already")
+            receipt = Receipt("lost")
+            try:
+                properties = exception_properties(
+                    error, handled=handled, secrets=chain(self._secrets, _listed(secrets)), typed=self._typed(),
+                    in_app=self._is_own,
+                )  # fmt: skip
+                receipt = self.capture("$exception", properties, groups=groups)
+            finally:
+                if receipt.state in ("lost", "disabled"):
+                    forget(error)  # another layer may have more luck
+            return receipt
+
+    def hide(self, *secrets: str) -> None:
+        """Keep these texts, a password that was read from a file, out of all that is told of errors from now on."""
+        self._secrets |= {secret for secret in secrets if secret}
+
+    def redacted(self, text: str) -> str:
+        """Give an error's text as it may be told: without what is hidden, and without what the person typed."""
+        from spool.redaction import redact, whereabouts  # noqa: PLC0415 - only when something went wrong
+
+        home, user = whereabouts(os.environ)
+        return redact(text, secrets=self._secrets, home=home, user=user, typed=self._typed())
+
+    def _typed(self) -> frozenset[str]:
+        from spool.typed import typed_words  # noqa: PLC0415 - only when something went wrong
+
+        interpreters = getattr(sys, "argv", None) or []  # an embedded one may have none
+        return typed_words([*interpreters[1:], *self.arguments], self.declared)
+
+    def _is_own(self, module: str) -> bool:
+        return module.partition(".")[0] in self._packages
 
     def command(
         self, path: Sequence[str], flags: Mapping[str, object] | None = None, *, project: Path | str | None = None
@@ -194,10 +232,18 @@ class Telemetry:
 
         return CommandSpan(self, path, flags or {}, project)
 
-    def signals(self) -> AbstractContextManager[None]:
-        """Handle SIGINT, SIGTERM and SIGHUP for the block, in a process entry without Typer or Click.
+    @property
+    def span(self) -> CommandSpan:
+        """The command under way, to annotate it or to finish it early; where there is none, one that is no event's."""
+        from spool.command import CommandSpan  # noqa: PLC0415 - for hosts that have commands
 
-        On the first one the open command is put on disk as aborted, then the host's own handling follows.
+        return self.under_way if self.under_way is not None else CommandSpan(self)
+
+    def signals(self) -> AbstractContextManager[None]:
+        """See to SIGINT, SIGTERM and SIGHUP for the block, in a process entry without Typer or Click.
+
+        A signal that ends the process ends its command first, which is put on disk as aborted. The host's own
+        handlers are called as without this, and Ctrl-C stays Python's own.
         """
         from spool.signals import handled  # noqa: PLC0415 - for process entries only
 
@@ -206,7 +252,8 @@ class Telemetry:
     def main(self, app: Any, args: Sequence[str] | None = None) -> NoReturn:
         """Run a Typer or Click app as this process's entry: span, signal handling, exit code.
 
-        Ends the process as the app would have ended it. Raises TypeError for what is neither.
+        Ends the process as the app would have ended it. Raises TypeError for what is neither. Its commands reach
+        their event by `span`.
         """
         from spool.instrument import run  # noqa: PLC0415 - for process entries only
 
@@ -230,14 +277,21 @@ class Telemetry:
             raise InvalidEventError(what)
 
     def _touch(self) -> None:
-        if self.span is not None:
-            self.span.touch()
+        if self.under_way is not None:
+            self.under_way.touch()
 
     def close(self) -> None:
         """End an open command and close the queue. Captures after this open it again."""
-        if self.span is not None:
-            self.span.finish(outcome="aborted")
-        self.recorder.close()
+        try:
+            if self.under_way is not None:
+                self.under_way.left_open()
+        finally:
+            self.recorder.close()
+
+
+def _listed(secrets: Iterable[str]) -> Iterable[str]:
+    """Give the secrets of a call; one text is one secret, not many of one character."""
+    return (secrets,) if isinstance(secrets, str | bytes) else secrets
 
 
 # Every Telemetry of this process, for the guard kit: one that a module holds goes from test to test.

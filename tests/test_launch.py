@@ -14,6 +14,7 @@ import pytest
 from spool.launch import GUARD, child_environment, is_due, waits
 from spool.paths import Paths
 from tests.support.local_posthog import LocalPostHog, hang
+from tests.support.mounts import NEEDS_ROOT
 from tests.support.processes import environment, run_python, status
 
 HOST = """
@@ -122,12 +123,50 @@ def test_a_flusher_does_not_hold_the_working_folder_or_the_terminal(
     assert os.readlink(child / "cwd") == str(home / "spool")
     assert {os.readlink(child / "fd" / str(number)) for number in (0, 1, 2)} == {"/dev/null"}
     fields = (child / "stat").read_text().rsplit(")", 1)[1].split()
-    assert int(fields[3]) == int(child.name)
+    assert int(fields[3]) != os.getsid(0)
+    assert not Path(f"/proc/{fields[3]}").exists(), "the session has a leader, which could get a terminal"
     assert int(fields[16]) == 10
     names = {pair.split("=")[0] for pair in (child / "environ").read_text().split("\0") if pair}
     assert GUARD in names
     server.behave()
     os.kill(int(child.name), 15)
+    settled(home)
+
+
+def test_a_flusher_is_no_child_of_the_host_and_holds_none_of_its_pipes(home: Path, server: LocalPostHog) -> None:
+    """A host that waits for any child sees none; whoever reads from a pipe that it inherited gets to its end."""
+    server.always(hang(8))
+    run_python(HOST + "os._exit(0)", home, server.url)
+    read, write = os.pipe()
+    code = HOST + "try: os.wait()\nexcept ChildProcessError: print('no child')"
+    host = subprocess.run(
+        [sys.executable, "-c", code, home, server.url],
+        env=environment(), pass_fds=[write], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    os.close(write)
+    assert host.stdout == "no child\n"
+    assert os.read(read, 1) == b""
+    os.close(read)
+    (line,) = flushers(home)
+    assert "--detached" in line
+    server.behave()
+    settled(home)
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_a_flusher_starts_where_there_is_no_shell(home: Path, server: LocalPostHog, tmp_path: Path) -> None:
+    """In a container without a /bin/sh to run it is a child of the host, and delivers."""
+    nothing = tmp_path / "sh"
+    nothing.touch()
+    shell = Path("/bin/sh").resolve()
+    command = [sys.executable, "-c", HOST, str(home), server.url]
+    mounting = ["unshare", "--mount", "sh", "-c", f'mount --bind {nothing} {shell} && exec "$@"', "sh"]
+    done = subprocess.run([*mounting, *command], env=environment(), capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"mounting isn't allowed here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    wait_for(server, 2)
     settled(home)
 
 

@@ -53,6 +53,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "An IP address, in any field.": FIELDS,
     "The values of flags, the arguments, and anything else that you typed.": (
         "test_what_a_person_typed_is_not_in_the_event",
+        "test_what_was_typed_does_not_come_back_in_an_errors_text",
         "test_no_value_of_a_flag_is_ever_told",
     ),
     "The folder of your project: only its hash is told.": (
@@ -178,10 +179,13 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "What ktx itself names as secret is cut out in every spelling.": (
         "test_a_secret_that_the_host_names_is_found_in_every_spelling",
     ),
-    "Your home folder becomes `~`, your user name `<user>`.": ("test_the_home_and_the_name_of_the_person_go", *CANARY),
-    "A text may still hold what has no such form: a file outside your home, or a secret in plain words.": (
-        "test_what_has_no_form_of_a_secret_stays_in_an_errors_text",
+    "What you typed on the command line is cut out, word by word, where a word has four characters or more.": (
+        "test_what_was_typed_does_not_come_back_in_an_errors_text",
+        "test_a_typed_word_is_found_in_every_spelling",
     ),
+    "Your home folder becomes `~`, your user name `<user>`.": ("test_the_home_and_the_name_of_the_person_go", *CANARY),
+    "A text may still hold what has no such form and was not typed: a file outside your home, or a secret in "
+    "plain words.": ("test_what_has_no_form_of_a_secret_stays_in_an_errors_text",),
     "The kind of an error is told only if its name looks like that of a class.": (
         "test_an_errors_class_is_told_only_if_it_looks_like_one",
     ),

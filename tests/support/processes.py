@@ -56,10 +56,10 @@ def start_python(
 
 
 def run_python(
-    code: str, *arguments: object, env: Mapping[str, str] | None = None, timeout_s: float = 60
+    code: str, *arguments: object, env: Mapping[str, str] | None = None, timeout_s: float = 60, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run `code` in a Python process to its end; one that hangs is killed, with its children."""
-    with start_python(code, *arguments, env=env, start_new_session=True) as process:
+    with start_python(code, *arguments, env=env, start_new_session=True, **options) as process:
         try:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
