@@ -93,7 +93,7 @@ def _leave(telemetry: Telemetry, home: Path, *, ended: bool) -> None:
     """Make a Telemetry ready for the next test; a command that this one left open is over."""
     if ended and telemetry.span is not None:
         telemetry.span.finish(outcome="aborted")
-        telemetry.span = None
+        telemetry.under_way = None
     telemetry.recorder.forget(home)
 
 
