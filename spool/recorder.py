@@ -200,11 +200,12 @@ class Recorder:
         try:
             paths = self.paths
             admitted = self.admit(paths)
-            if not (self.debug or admitted.identity.enabled):
+            debug = self.debug
+            if not (debug or admitted.identity.enabled):
                 return Receipt("disabled", reason=admitted.identity.decided_by)
             message = compose(admitted.identity)
             frozen = self.freeze(message)
-            if self.debug or paths is None:
+            if debug or paths is None:
                 return self._show(frozen)
             receipt = self._put(paths, admitted, frozen, closes)
             if receipt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Literal
 
 __all__ = [
@@ -53,6 +54,7 @@ class Limits:
                 raise ValueError(f"Limits.{field.name} is a number from {least} to {most}, not {value!r}")
 
 
+@lru_cache(maxsize=8)
 def env_prefix(app: str) -> str:
     """Give the prefix of the app's environment variables: `ktx` reads `KTX_HOME`.
 
