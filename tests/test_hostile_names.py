@@ -88,6 +88,21 @@ def test_a_relative_home_in_a_folder_that_is_gone_is_none(tmp_path: Path, monkey
         host.expect(2, "disabled", reason="home not usable")
 
 
+def test_a_relative_home_stays_where_it_was_when_the_host_moves_on(
+    tmp_path: Path, server: LocalPostHog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one below the working folder in which the host began: one home, one install, whatever it changes to."""
+    for folder in ("start", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    with Host(None, server.url, env=environment(KTX_HOME="home")) as host:
+        host.expect(1, "queued")
+        host.do(f"import os; os.chdir({str(tmp_path / 'elsewhere')!r})")
+        host.expect(2, "queued")
+        assert all_arrive(tmp_path / "start" / "home", server, host) == {}
+    assert [*(tmp_path / "elsewhere").iterdir()] == []
+
+
 # -- another SQLite -----------------------------------------------------------------------------------------
 
 
