@@ -16,7 +16,7 @@ from typing import Any
 from flusher.context import Context, RunReport
 from flusher.tally import DELAYS
 from spool.errors import SpoolError
-from spool.files import open_own, read_bounded, write_atomic
+from spool.files import open_own, private_folder, read_bounded, write_atomic
 from spool.lock import FileLock
 from spool.paths import Paths
 from spool.settings import VERSION
@@ -64,14 +64,15 @@ class Entry:
 
 
 def record(context: Context) -> None:
-    """Add the line of a run that ends: none of one that was off, that only looked, or that found no spool."""
+    """Add the line of a run that ends: none of one that was off, only looked, or found no spool. Never raises."""
     paths, report = context.paths, context.report
-    if context.options.dry_run or not paths.spool.exists() or not context.identity.enabled:
+    if context.options.dry_run or not os.path.isdir(paths.spool) or not context.identity.enabled:
         return
     append(paths, _entry(context, report))
     now = context.identity
     if not now.enabled and now.decided_by == "telemetry.json":  # it was wiped before the line was there
-        with suppress(OSError):
+        with suppress(OSError, SpoolError):
+            private_folder(paths.spool)
             os.unlink(paths.flush_log)
 
 
@@ -102,6 +103,7 @@ def _entry(context: Context, report: RunReport) -> Entry:
 def append(paths: Paths, entry: Entry) -> None:
     """Add a line, in one call. A log over the limit is cut, unless another flusher is at work. Never raises."""
     with suppress(OSError, SpoolError):
+        private_folder(paths.spool)  # a link, or a folder of somebody else: nothing is written there
         if _write(paths, json.dumps(asdict(entry), separators=(",", ":"))) > MOST_BYTES:
             lock = FileLock(paths.flush_lock)
             try:

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 
 from spool.errors import SpoolError
-from spool.files import write_atomic
+from spool.files import private_folder, write_atomic
 from spool.identity import Signature
 from spool.paths import Paths
 
@@ -20,7 +20,8 @@ __all__ = ["wipe", "wipe_once"]
 def wipe(paths: Paths, wait_s: float = 1.0) -> int:
     """Delete what waits; give how many events the queue held. The counters stay, so that the account adds up.
 
-    Raises SpoolError where the queue can't be had: then it is deleted whole, counters and all.
+    Raises SpoolError where the queue can't be had: then it is deleted whole, counters and all. A spool that is a link
+    or somebody else's is left alone: UnsafePathError.
     """
     import shutil  # noqa: PLC0415 - it brings every compressor along, for what is done once
 
@@ -28,6 +29,7 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
 
     if not os.path.isdir(paths.spool):
         return 0
+    private_folder(paths.spool)
     queue = Queue(paths, wait_s=wait_s)
     try:
         gone = queue.wipe()

@@ -16,6 +16,7 @@ from spool.lock import FileLock
 from spool.paths import Paths
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, environment, run_python
+from tests.support.processes import flush as run_flusher
 
 # Until every folder that is listed is closed by name: one expected failure below tells of it, not all tests.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in.*ScandirIterator")
@@ -195,3 +196,21 @@ def test_a_pipe_as_the_lock_does_not_hold_up_a_new_process(home: Path) -> None:
     os.mkfifo(home / "spool/queue.lock")
     code = "import sys; from spool import Telemetry; print(Telemetry('ktx', '1', home=sys.argv[1]).capture('x').state)"
     assert run_python(code, home, timeout_s=20).stdout == "aside\n"
+
+
+def test_a_spool_that_is_a_link_is_neither_wiped_nor_given_a_report(home: Path, tmp_path: Path) -> None:
+    """Saying no is written down; what the link names keeps every file, and one line says why."""
+    assert capture(home, "before") == "queued"
+    precious = victim(tmp_path, SPOOL)
+    (precious / "aside").mkdir()
+    for name in ("flush.log", "report.html", "aside/1.json"):
+        (precious / name).write_text("precious\n")
+    (home / SPOOL).rename(tmp_path / "kept")
+    (home / SPOOL).symlink_to(precious)
+    before = facts(precious)
+    for command, code in (("report", 2), ("disable", 1)):
+        done = run_flusher(home, command)
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+        assert "is no plain folder" in done.stderr
+    assert facts(precious) == before
+    assert "off" in run_flusher(home, "status").stdout
