@@ -190,7 +190,7 @@ def _stand_back(paths: Paths) -> None:
     with suppress(OSError):  # no spool: there is nothing to flush
         os.chdir(paths.spool)
     if hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(max(0, 10 - os.nice(0)))  # whoever started it may have done so already
 
 
 def _stop_on_signals(work: Context) -> None:

@@ -143,8 +143,9 @@ _DRAINED = ("delivered", "nothing to do")
 
 # Ends at once and leaves the flusher to the system: a host that waits for any child (`os.wait`) never sees it, and
 # no zombie is left. A shell, because forking twice is not for a host with threads or a large memory, and an
-# interpreter takes some 20 ms to get as far; this takes 1 to 2 ms.
-_SHELL = ("/bin/sh", "-c", '"$@" &', "sh")
+# interpreter takes some 20 ms to get as far; this takes 1 to 2 ms. And from its first moment the flusher leaves the
+# processor to the host, which may be about to end.
+_SHELL = ("/bin/sh", "-c", '{ command -v nice >/dev/null && exec nice -n 10 "$@"; exec "$@"; } &', "sh")
 # The shell is through in 2 ms; on a machine that is busier than that it is reaped at the next launch.
 _REAP_S = 0.02
 

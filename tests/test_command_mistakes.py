@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from flusher.report import collect
+from spool.paths import Paths
 from tests.support.forks import run_forked
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import environment, flush_json, run_python, status
+from tests.support.processes import environment, flush_json, run_python
 from tests.support.ways import HEAD
 
 CATALOGUE = """
@@ -64,7 +66,7 @@ def test_a_mistake_is_said_where_it_is_made_and_never_costs_a_command(
             command for *_mistake, commands in MISTAKES.values() for command in commands
         ]
         assert told[0]["errorClass"] == "Told"
-        assert status(home)["losses"] == {"invalid": 1}
+        assert collect("ktx", Paths(home), {}).account.losses == {"invalid": 1}
 
 
 def test_a_host_without_typer_and_click_has_everything_but_their_entry(home: Path, server: LocalPostHog) -> None:

@@ -11,10 +11,20 @@ from typing import Any
 
 import pytest
 
+from flusher.report import Status, collect
+from spool.paths import Paths
 from tests.support.forks import run_forked
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import environment, flush_json, run_python, start_python, status
-from tests.support.ways import ENDS, HEAD, HOSTS, KILLED, exit_code, host_code
+from tests.support.processes import environment, flush_json, run_python, start_python
+from tests.support.ways import ENDS, HEAD, HOSTS, KILLED, LOADED, expected, host_code
+
+
+def state(home: Path) -> Status:
+    """Give what `ktx-flush status` would say, after checking that its account adds up."""
+    told = collect("ktx", Paths(home), {})
+    assert told.problem is None
+    assert told.account.balanced
+    return told
 
 
 def command_events(server: LocalPostHog) -> list[dict[str, Any]]:
@@ -24,11 +34,14 @@ def command_events(server: LocalPostHog) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_one_command_event_whatever_ends_the_command(host: str, home: Path, server: LocalPostHog) -> None:
-    """Thirteen ways to end by four kinds of hosts; the process ends for its parent as it would without us."""
+    """Thirteen ways to end by six kinds of hosts; the process ends for its parent as it would without us."""
+    if host == "mcp":
+        pytest.importorskip("mcp", reason="the official MCP SDK is not installed")
     names = {f"way{number}": way for number, way in enumerate(ENDS)}
     cases = {way: host_code(host, ENDS[way].statement, name).removeprefix(HEAD) for name, way in names.items()}
-    for way, done in run_forked(HEAD + "t.capture('x')\n", cases, home, server.url).items():
-        assert (way, done.code, done.out) == (way, exit_code(host, way), ""), done.err
+    for way, done in run_forked(f"{HEAD}{LOADED.get(host, '')}t.capture('x')\n", cases, home, server.url).items():
+        assert (way, done.code) == (way, expected(host, way).code), done.err
+        assert all(host == "mcp" and json.loads(line)["jsonrpc"] for line in done.out.splitlines())
     assert flush_json(home)["exit_code"] == 0
     told = {}
     for event in command_events(server):
@@ -40,12 +53,10 @@ def test_one_command_event_whatever_ends_the_command(host: str, home: Path, serv
         assert properties["flagsPresent"] == {"json": True}
         assert properties["durationMs"] >= 0
         assert (properties["hasProject"], properties["projectGroupAttached"]) == (False, False)
-    assert told == {
-        way: (end.outcome, end.error_class, "killed" if way in KILLED else None) for way, end in ENDS.items()
-    }
+    assert told == {way: (*expected(host, way)[2:], "killed" if way in KILLED else None) for way in ENDS}
     assert len(command_events(server)) == len(ENDS)
     assert "SECRET-NAME" not in json.dumps(server.accepted)
-    assert status(home)["open_spans"] == 0
+    assert state(home).open_spans == 0
 
 
 def test_five_hundred_commands_killed_at_random_give_five_hundred_events(home: Path, server: LocalPostHog) -> None:
@@ -78,7 +89,7 @@ for number in range(500):
     assert len({event["uuid"] for event in events}) == 500
     # How many came to their end first, the machine decides.
     assert {event["properties"]["outcome"] for event in events} - {"ok"} == {"aborted"}
-    assert status(home)["open_spans"] == 0
+    assert state(home).open_spans == 0
 
 
 def test_a_process_killed_between_the_event_and_the_removal_of_its_span_counts_once(
@@ -88,12 +99,12 @@ def test_a_process_killed_between_the_event_and_the_removal_of_its_span_counts_o
     cut = "real = os.unlink\nos.unlink = lambda path: os._exit(9) if 'spans' in str(path) else real(path)\n"
     done = run_python(HEAD + cut + HOSTS["plain"].replace("END", "pass"), home, server.url)
     assert done.returncode == 9
-    assert status(home)["open_spans"] == 1
+    assert state(home).open_spans == 1
     report = flush_json(home)
     assert (report["recovered_spans"], report["remaining"]) == (0, 0)
     (event,) = command_events(server)
     assert event["properties"]["outcome"] == "ok"
-    assert status(home)["open_spans"] == 0
+    assert state(home).open_spans == 0
 
 
 def test_an_event_aside_and_a_span_of_the_same_command_count_once(home: Path, server: LocalPostHog) -> None:
@@ -112,8 +123,8 @@ with t.command(["ktx", "work"]):
 """
     )
     assert run_python(code, home, server.url).returncode == 9
-    told = status(home)
-    assert (told["open_spans"], told["aside"]) == (1, 2)
+    told = state(home)
+    assert (told.open_spans, told.aside) == (1, 2)
     assert flush_json(home)["exit_code"] == 0
     (event,) = command_events(server)
     assert event["properties"]["outcome"] == "ok"
@@ -161,9 +172,9 @@ def test_recovering_flushers_that_are_killed_count_each_command_once(home: Path,
 def test_the_next_start_of_any_host_recovers_too(home: Path, server: LocalPostHog) -> None:
     """No flusher ran in between: the event of the killed command is in the queue after the next capture."""
     run_python(host_code("plain", "kill(signal.SIGKILL)"), home, server.url)
-    assert status(home)["open_spans"] == 1
+    assert state(home).open_spans == 1
     run_python(HEAD + "assert t.capture('next')", home, server.url)
-    assert status(home)["open_spans"] == 0
+    assert state(home).open_spans == 0
     assert flush_json(home)["recovered_spans"] == 0
     assert len(command_events(server)) == 1
 
@@ -175,7 +186,7 @@ def test_a_living_command_is_left_alone_also_when_it_is_stopped(home: Path, serv
         host.stdout.readline()
         host.send_signal(signal.SIGSTOP)
         assert flush_json(home)["recovered_spans"] == 0
-        assert status(home)["open_spans"] == 1
+        assert state(home).open_spans == 1
         host.send_signal(signal.SIGCONT)
         host.send_signal(signal.SIGTERM)
         host.communicate(timeout=20)

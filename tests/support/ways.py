@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ENDS", "HEAD", "HOSTS", "KILLED", "End", "exit_code", "host_code"]
+__all__ = ["ENDS", "HEAD", "HOSTS", "KILLED", "LOADED", "End", "expected", "host_code"]
 
 
 class End(NamedTuple):
@@ -32,8 +32,14 @@ ENDS = {
     "out of memory": End("raise MemoryError", 1, "error", "MemoryError"),
 }
 KILLED = {"kill -9", "os._exit", "crash", "segfault"}
-# Typer makes 130 of a Ctrl-C, Click prints "Aborted!"; the others die of the signal.
-CTRL_C = {"typer": 130, "click": 1}
+# Where a host makes something else of it. Typer makes 130 of a Ctrl-C, Click prints "Aborted!"; an MCP server
+# answers its client with what a tool raised, and lives on.
+OTHERWISE = {
+    ("typer", "Ctrl-C"): End("", 130, "aborted"),
+    ("click", "Ctrl-C"): End("", 1, "aborted"),
+    ("mcp", "exception"): End("", 0, "ok"),
+    ("mcp", "out of memory"): End("", 0, "ok"),
+}
 
 HEAD = """
 import asyncio, os, random, resource, signal, sys, time
@@ -81,16 +87,58 @@ def work(name, machine):
     END
 t.main(app, ["NAME", "SECRET-NAME", "--json"])
 """,
+    "daemon": """
+import threading
+stop = threading.Event()
+def serve(work):
+    came, before = [], {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        before[number] = signal.signal(number, lambda number, _: (came.append(number), stop.set()))
+    threading.Thread(target=stop.wait, daemon=True).start()
+    work()
+    for number, handler in before.items(): signal.signal(number, handler)
+    if came: signal.raise_signal(came[0])
+def kill(number):
+    os.kill(os.getpid(), number); stop.wait(20)
+def work():
+    END
+with t.signals(), t.command(["ktx", "NAME"], {"json": True}):
+    serve(work)
+""",
+    "mcp": """
+import json
+from mcp.server.mcpserver import MCPServer
+server = MCPServer("ktx", log_level="CRITICAL")
+async def kill(number):
+    os.kill(os.getpid(), number); await asyncio.sleep(0.2)
+@server.tool()
+async def end() -> str:
+    try: END
+    finally: os.close(client)
+    return "ended"
+there, client = os.pipe()
+os.dup2(there, 0); os.close(there)
+hello = {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+for message in (
+    {"id": 1, "method": "initialize", "params": hello},
+    {"method": "notifications/initialized"},
+    {"id": 2, "method": "tools/call", "params": {"name": "end", "arguments": {}}},
+): os.write(client, json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\\n")
+with t.signals(), t.command(["ktx", "NAME"], {"json": True}):
+    server.run("stdio")
+""",
 }
+# What many of a host load alike.
+LOADED = {"typer": "import typer\n", "click": "import click\n", "mcp": "from mcp.server.mcpserver import MCPServer\n"}
 
 
 def host_code(host: str, statement: str, name: str = "work") -> str:
     """Put a statement into the command of a host, at its indentation."""
-    if host == "async":
+    if host in ("async", "mcp"):
         statement = statement.replace("kill(", "await kill(")
     return HEAD + HOSTS[host].replace("END", statement).replace("NAME", name)
 
 
-def exit_code(host: str, way: str) -> int:
-    """Give what the parent sees of a host that ended in this way."""
-    return CTRL_C.get(host, ENDS[way].code) if way == "Ctrl-C" else ENDS[way].code
+def expected(host: str, way: str) -> End:
+    """Give what the parent and PostHog see of a host that ended in this way."""
+    return OTHERWISE.get((host, way), ENDS[way])
