@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-__all__ = ["MOST_S", "Waiting", "after_failure", "in_run_wait_s", "is_due"]
+__all__ = ["MOST_S", "Waiting", "after_failure", "in_run_retries", "in_run_wait_s", "is_due"]
 
 # Between two runs: a minute at first (an outage is rarely shorter), doubled with every failure in a row.
 _FIRST_S = 60.0
@@ -24,6 +24,14 @@ class Waiting(NamedTuple):
 def in_run_wait_s(retry: int, retry_after_s: float | None, rng: random.Random) -> float:
     """Give the wait before retry 0, 1, 2 ... of one request: about 1, 2, 4 s; Retry-After is a minimum."""
     return max(2.0**retry * rng.uniform(0.75, 1.25), retry_after_s or 0.0)
+
+
+def in_run_retries(asked: int, failures: int, *, force: bool) -> int:
+    """Give how often a run may repeat a request: not at all as long as the run before it failed.
+
+    A host that is down is asked once by each run, to see whether it is back; a person who forces a run wants more.
+    """
+    return 0 if failures and not force else asked
 
 
 def after_failure(

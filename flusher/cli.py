@@ -75,7 +75,7 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     context: typer.Context,
     max_seconds: Annotated[float | None, typer.Option(min=0.0, help="End the run after so long.")] = None,
     max_events: Annotated[int | None, typer.Option(min=1, help="Deliver at most so many events.")] = None,
-    max_retries: Annotated[int, typer.Option(min=0, help="Retries of one request in this run.")] = 3,
+    max_retries: Annotated[int, typer.Option(min=0, help="Retries of one request; none after a failed run.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Events in one request.")] = BATCH_SIZE,
     force: Annotated[bool, typer.Option("--force", help="Don't wait for the stored next attempt.")] = False,  # noqa: FBT002 - typer's flag
     host: Annotated[str | None, typer.Option(help="PostHog's address, for this run.")] = None,

@@ -49,8 +49,9 @@ class Waits(Protocol):
 class Drain:
     """One drain of one queue over one courier."""
 
-    def __init__(self, context: Context, queue: Queue, courier: Sends) -> None:
+    def __init__(self, context: Context, queue: Queue, courier: Sends, max_retries: int) -> None:
         self._context = context
+        self._max_retries = max_retries
         self._queue = queue
         self._courier = courier
         self._source = batches(queue.gather(), context.options.batch_size, most=context.options.max_events)
@@ -103,7 +104,7 @@ class Drain:
             if answer is None:
                 return None
             verdict = judge(answer, datetime.now(UTC))
-            if verdict.action is not Action.RETRY or answer.stuck or retry >= self._context.options.max_retries:
+            if verdict.action is not Action.RETRY or answer.stuck or retry >= self._max_retries:
                 return verdict
             wait_s = in_run_wait_s(retry, verdict.retry_after_s, self._context.rng)
             if wait_s > min(_LONGEST_WAIT_S, self._context.time_left_s()):

@@ -112,7 +112,8 @@ def _deliver(context: Context, queue: Queue, destination: Destination, before: s
 
     report = context.report
     courier = Courier(destination, context.env)
-    drain = Drain(context, queue, courier)
+    retries = backoff.in_run_retries(context.options.max_retries, before.failures, force=context.options.force)
+    drain = Drain(context, queue, courier, retries)
     try:
         context.observer.begins(min(queue.account().pending, context.options.max_events or 2**53))
         report.result, report.reason, retry_after_s = drain.run()

@@ -26,7 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flusher.backoff import after_failure, in_run_wait_s
+from flusher.backoff import after_failure, in_run_retries, in_run_wait_s
 
 EVERY_S = 900
 MAX_RETRIES = 3
@@ -107,7 +107,7 @@ class Fleet:
         retry_after_s = None if down else self.world.retry_after_s  # who is down says nothing
         for install in installs:
             retry = self._retries[install]
-            if retry < MAX_RETRIES:
+            if retry < in_run_retries(MAX_RETRIES, self._failures[install], force=False):
                 wait_s = in_run_wait_s(retry, retry_after_s, self.rng)
                 self._retries[install] = retry + 1
             else:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spool import Telemetry
+from spool.paths import Paths
 from tests.support.local_posthog import (
     Answer,
     LocalPostHog,
@@ -232,3 +233,15 @@ def test_a_host_that_is_not_encrypted_needs_a_word_of_the_operator(home: Path) -
     allowed = flush(home, "run", "--max-seconds", "0.2", env=environment(KTX_TELEMETRY_ALLOW_HTTP="1"))
     assert (allowed.returncode, allowed.stderr) == (0, "")
     assert status(home)["pending"] == 2
+
+
+def test_a_host_that_stays_down_is_asked_once_by_each_run(home: Path, server: LocalPostHog) -> None:
+    """The run that finds it down tries again at once, the next ones don't, until one succeeds; --force does."""
+    spool_events(home, server.url, 1)
+    server.always(answer(503))
+    assert flush_json(home, "run", "--max-retries", "1")["requests"] == 2
+    state = Paths(home).flush_state
+    due = {**json.loads(state.read_text()), "next_attempt": 0.0}
+    state.write_text(json.dumps(due))
+    assert flush_json(home, "run", "--max-retries", "1")["requests"] == 1
+    assert flush_json(home, "run", "--max-retries", "1", "--force")["requests"] == 2
