@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,8 +44,9 @@ def scratch(paths: Paths) -> Iterator[Path]:
     for entry in list(os.scandir(parent)):
         if entry.name.startswith(_PREFIX) and time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S:
             shutil.rmtree(entry.path, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    try:
+    folder = parent / f"{_PREFIX}{os.urandom(4).hex()}"
+    try:  # before it is made: a Ctrl-C in between would leave it there
+        os.mkdir(folder, 0o700)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
