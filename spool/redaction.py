@@ -149,11 +149,10 @@ _HOLDERS = (str, bytes, list, tuple, dict, set, frozenset)
 
 # -- spellings of what is known -------------------------------------------------------------------------
 
+_SLASHES = "\\/"
 # Every repetition is bounded: a text of nothing but backslashes must not cost more than another.
 _SLASH = r"(?>[\\/]|%(?:25){0,3}(?:5c|2f)){1,16}"
-_SPACE = (
-    r"(?>\s|\+|\\{1,8}+(?:[abfnrtv0]|x[01][0-9a-f]|(?-i:u)00[01][0-9a-f])|%(?:25){0,3}(?:20|[01][0-9a-f]|7f)){1,16}+"
-)
+_SPACE = r"(?>\s|\+|\\{1,8}+(?:[abfnrtv0]|x[01][0-9a-f]|(?-i:u)00[01][0-9a-f])|%(?:25){0,3}(?:20|[01][0-9a-f]|7f))"
 
 
 def _texts(secrets: Iterable[object]) -> Iterator[str]:
@@ -186,13 +185,15 @@ def _encoded(secret: str) -> Iterator[str]:
 def _spelled(text: str) -> str:
     """Give a pattern for the text in which every sign may be escaped, one by one and more than once."""
     pattern, slash = "", ""
-    for run in re.findall(rf"{_GAPS}|[\\/]+|.", re.sub(rf"^{_GAPS}|{_GAPS}$", "", text)):
-        if run[0] in "\\/":
+    runs = re.findall(rf"{_GAPS}|[\\/]+|.", re.sub(rf"^{_GAPS}|{_GAPS}$", "", text))
+    for run, following in zip(runs, [*runs[1:], " "], strict=True):
+        if run[0] in _SLASHES:
             slash = _SLASH
             continue
         if _GAP.match(run):
             odd = [_escaped(sign) for sign in sorted(set(run)) if not sign.isascii()]
-            part = f"(?>{'|'.join([_SPACE, *odd])}){{1,16}}+"
+            # A backslash after a gap may look like the escape of one: then the gap takes no more than it must.
+            part = f"(?>{'|'.join([_SPACE, *odd])}){'{1,16}?' if following[0] in _SLASHES else '{1,256}+'}"
         else:
             part = run if run.isascii() and run.isalnum() else _escaped(run)
         # A slash and the escape of what follows it are told apart here and nowhere else.

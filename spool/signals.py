@@ -32,7 +32,8 @@ def handled(telemetry: Telemetry) -> Iterator[None]:
     - Ctrl-C as Python handles it is left alone: asyncio and others look for Python's own handler and bring theirs
       only in its place. Its KeyboardInterrupt passes through the command, which is aborted by it.
 
-    A signal that was ignored stays ignored; a handler that the host sets later stays.
+    A signal that was ignored stays ignored; a handler that the host sets later stays. Python runs handlers between
+    two steps of its own: in a long call into C, SIGTERM now waits for its end, as Ctrl-C always did.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
