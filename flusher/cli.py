@@ -81,6 +81,9 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     host: Annotated[str | None, typer.Option(help="PostHog's address, for this run.")] = None,
     key: Annotated[str | None, typer.Option(help="The project key, for this run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; say what waits.")] = False,  # noqa: FBT002 - typer's flag
+    spread: Annotated[
+        float, typer.Option(min=0.0, max=3600.0, help="Wait a random part of so many seconds first.")
+    ] = 0,
     detached: Annotated[bool, typer.Option("--detached", hidden=True)] = False,  # noqa: FBT002 - typer's flag
     quiet: Quiet = False,  # noqa: FBT002 - typer's flag
     as_json: Json = False,  # noqa: FBT002 - typer's flag
@@ -103,6 +106,7 @@ def run_command(  # noqa: PLR0913 - the options of the contract
         observer=Observer() if quiet or as_json else _watcher(),
     )
     _stop_on_signals(work)
+    work.stop.wait(work.rng.uniform(0.0, spread))
     report = run(work)
     if as_json:
         print_json(report.as_json())

@@ -122,6 +122,10 @@ def _chosen(name: str | None) -> Method:
     return usable
 
 
+# Cron knows minutes only: without this, every install that shares a minute would strike in its first second.
+_SPREAD_S = "45"
+
+
 def _seed(paths: Paths) -> str:
     """Give what the minute follows from: the install id, or the home where there is none yet (none is minted here)."""
     return read_stored(paths.identity).install_id or str(paths.home)
@@ -131,7 +135,7 @@ def _command(app: str, paths: Paths) -> tuple[str, ...]:
     """Give the command line: this interpreter, and the home by name, for cron has no KTX_HOME."""
     if getattr(sys, "frozen", False) or not sys.executable:
         raise ConfigurationError("this program brings its own Python, which can't run the flusher: schedule ktx-flush")
-    words = (*command(app, paths), "run", "--quiet")
+    words = (*command(app, paths), "run", "--quiet", "--spread", _SPREAD_S)
     check_words(words)
     return words
 

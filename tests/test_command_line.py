@@ -109,3 +109,13 @@ def test_an_empty_home_is_a_mistake_and_not_the_working_folder(arguments: tuple[
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--home" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["user"]
+
+
+def test_a_scheduled_run_waits_a_random_part_of_its_spread(home: Path) -> None:
+    """Cron starts a fleet in the same second of a minute; a signal ends the wait, and no number below 0 is one."""
+    assert flush(home, "run", "--spread", "-1").returncode == 2
+    with start_python("from flusher.cli import main; main()", "--home", home, "run", "--spread", "3000") as waiting:
+        time.sleep(1.5)
+        assert waiting.poll() is None
+        waiting.terminate()
+        assert waiting.wait(timeout=10) == 0
