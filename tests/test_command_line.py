@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from flusher.cli import with_default_command
 from spool import Telemetry
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import KEY, environment, flush, flush_json, status
+from tests.support.processes import KEY, environment, flush, flush_json, start_python, status
 
 # Arguments, and a word that the line must hold.
 WRONG = {
