@@ -92,11 +92,6 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path, server: LocalPostHog
     return Machine(folder, env, server)
 
 
-def of_language(*languages: str) -> list[object]:
-    """Give the cases of a test: the blocks of these languages, each on its machine."""
-    return [pytest.param(block, block, id=block.id) for block in BLOCKS if block.language in languages]
-
-
 # -- Python -------------------------------------------------------------------------------------------------
 
 
@@ -152,13 +147,17 @@ HOSTS: dict[str, tuple[Callable[[Machine, str], None], list[str]]] = {
 BY_COMMAND = {"test_typed_host.py", "host.mjs"}
 
 
-@pytest.mark.parametrize(("machine", "block"), of_language("python"), indirect=["machine"])
+# A file with a folder is for the project: tests/test_contributing.py puts it into a copy.
+PROGRAMS = [
+    pytest.param(block, block, id=block.id)
+    for block in BLOCKS
+    if block.language == "python" and block.name not in BY_COMMAND and "/" not in block.name
+]
+
+
+@pytest.mark.parametrize(("machine", "block"), PROGRAMS, indirect=["machine"])
 def test_a_program_of_a_document_runs_and_its_events_arrive(machine: Machine, block: Block) -> None:
     """As a file, by the interpreter; what it captures is delivered, each once, and the account adds up."""
-    if block.name in BY_COMMAND:
-        pytest.skip("a command of the document runs it")
-    if "/" in block.name:
-        pytest.skip("tests/test_contributing.py puts it into a copy of the project")
     run, events = HOSTS[block.name]
     run(machine, block.name)
     app = ".ktx" if block.name == "wrapped.py" else ".mycli"
@@ -185,7 +184,7 @@ def spool(machine: Machine) -> None:
 
 def cases_of_commands() -> list[object]:
     """Give the shell blocks; one with a schedule needs a crontab that it can have."""
-    cases = []
+    cases: list[object] = []
     for block in BLOCKS:
         if block.language == "sh" and not any(line.split("#")[0].strip() in NOT_RUN for line in block.lines):
             marks = [NEEDS_CRON] if " schedule " in block.text else []
@@ -218,7 +217,7 @@ def test_what_is_not_run_is_named_with_its_reason() -> None:
         elif block.language == "python":
             assert block.name in HOSTS or block.name in BY_COMMAND or "/" in block.name, block.id
         else:
-            assert block.language == "text" or block.name in BY_COMMAND, block.id
+            assert block.language == "text" or block.name in BY_COMMAND or "/" in block.name, block.id
     for name in BY_COMMAND:
         (document,) = {block.document for block in BLOCKS if block.name == name}
         assert any(name in line for block in blocks(document) if block.language == "sh" for line in block.lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import dedent
 
 from tests.support.processes import ROOT
 
@@ -12,7 +13,9 @@ __all__ = ["DOCUMENTS", "Block", "blocks", "names", "text"]
 
 # Every document at the top but the licence.
 DOCUMENTS = sorted(path.name for path in ROOT.glob("*.md"))
-_FENCE = re.compile(r"^```(?P<language>\w*) ?(?P<name>\S*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w*) ?(?P<name>\S*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
+)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\]\(([^)#]+)\)")
 
@@ -46,7 +49,7 @@ def text(document: str) -> str:
 def blocks(document: str) -> list[Block]:
     """Give its blocks of code, numbered from 1."""
     found = enumerate(_FENCE.finditer(text(document)), 1)
-    return [Block(document, number, match["language"], match["name"], match["text"]) for number, match in found]
+    return [Block(document, number, match["language"], match["name"], dedent(match["text"])) for number, match in found]
 
 
 def names(document: str) -> Iterator[str]:
