@@ -34,6 +34,8 @@ ROWS: dict[str, Callable[[Setting], list[Row]]] = {
     "launch": bench_hosts.launch,
 }
 GROWTH = "growth"
+# Measured in this process, so without the peers.
+ALONE = {"disk"}
 
 
 def measure(chosen: list[str], *, quick: bool) -> tuple[list[Row], list[bench_growth.Curve]]:
@@ -63,9 +65,11 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, draw."""
     asked = options()
-    prepare()
+    chosen = asked.only or [*ROWS, GROWTH]
+    if not ALONE.issuperset(chosen):
+        prepare()
     before = machine()
-    rows, curves = measure(asked.only or [*ROWS, GROWTH], quick=asked.quick)
+    rows, curves = measure(chosen, quick=asked.quick)
     where = {**before, "load": [before["load"], machine()["load"]]}
     missed = [row.figure for row in rows if row.met is False] + [curve.name for curve in curves if curve.steep]
     if asked.svg and curves:

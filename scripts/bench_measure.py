@@ -10,9 +10,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,6 +31,7 @@ __all__ = [
     "in_turns",
     "machine",
     "medians",
+    "middle",
     "prepare",
     "setting",
 ]
@@ -87,6 +89,12 @@ class Row:
         return {**asdict(self), "ratio": self.ratio, "met": self.met}
 
 
+def middle(name: str, seen: Sequence[Mapping[str, float]]) -> tuple[float, str]:
+    """Give the median of what was seen under a name, in milliseconds, and the least for a note: load only adds."""
+    taken = [1000 * one[name] for one in seen]
+    return statistics.median(taken), f"least {min(taken):.1f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Spent:
     """What a process took from its start to its end."""
@@ -121,7 +129,8 @@ class Setting:
         """Make a home as after a first run: an identity, a destination, nothing else."""
         home = self.new_folder(name)
         telemetry = Telemetry("bench", "1.0.0", "phc_bench", host=self.host, home=home, flush="never")
-        telemetry.capture("first")
+        with redirect_stderr(StringIO()):  # the notice of a first run
+            telemetry.capture("first")
         telemetry.close()
         return home
 
@@ -141,7 +150,7 @@ class Setting:
     def run(self, command: list[str], **env: str) -> Spent:
         """Run a command to its end; SystemExit with its last words if it fails."""
         done = subprocess.run(
-            [str(PYTHON), "-I", "-S", str(PEERS / "spawn.py"), *command],
+            [sys.executable, "-I", "-S", str(PEERS / "spawn.py"), *command],
             env=environment(BENCH_HOST=self.host, **env),
             capture_output=True,
             text=True,
@@ -163,7 +172,9 @@ def prepare() -> None:
     if not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     options = ["--quiet", "--disable-pip-version-check", "--constraint", str(ROOT / "constraints.txt")]
-    subprocess.run([str(PYTHON), "-m", "pip", "install", *options, "--editable", str(ROOT), *INSTALLED], check=True)
+    install = [str(PYTHON), "-m", "pip", "install", *options, "--editable", str(ROOT), *INSTALLED]
+    if subprocess.run(install, check=False).returncode != 0:
+        sys.exit("the peers could not be installed: see above; `--only disk` does without them")
     stamp.touch()
 
 
@@ -172,7 +183,7 @@ def setting(*, quick: bool) -> Iterator[Setting]:
     """Give a fresh folder and a server that takes everything, for the block."""
     with (
         tempfile.TemporaryDirectory(prefix="ktx-spool-bench-", ignore_cleanup_errors=True) as folder,
-        subprocess.Popen([str(PYTHON), str(PEERS / "sink.py")], stdout=subprocess.PIPE, text=True) as sink,
+        subprocess.Popen([sys.executable, str(PEERS / "sink.py")], stdout=subprocess.PIPE, text=True) as sink,
     ):
         try:
             assert sink.stdout is not None  # noqa: S101 - it was asked for

@@ -5,7 +5,8 @@ import time
 
 import typer
 from posthog import Posthog
-from sample_event import PROPERTIES
+
+from scripts.bench_peers.sample_event import PROPERTIES
 
 app = typer.Typer()
 posthog = Posthog("phc_bench", host=os.environ["BENCH_HOST"])

@@ -4,8 +4,8 @@ import os
 import time
 
 import typer
-from sample_event import PROPERTIES
 
+from scripts.bench_peers.sample_event import PROPERTIES
 from spool import Telemetry
 
 app = typer.Typer()

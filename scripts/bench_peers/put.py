@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from sample_event import PROPERTIES, TEXT
+from scripts.bench_peers.sample_event import PROPERTIES, TEXT
 
 Put = Callable[[], object]
 
