@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.bench_measure import PEERS, PYTHON, Bound, Row, Setting, environment, in_turns, middle
+from scripts.bench_measure import PEERS, PYTHON, Bound, Row, Setting, clean, in_turns, middle
 from scripts.bench_peers.sample_event import TEXT, TEXT_BYTES
 from scripts.flat import NO_LIMITS, disk_bytes, fill
 from spool.paths import Paths
@@ -49,7 +49,7 @@ def put(folder: Path, peer: str, writers: int, count: int) -> Puts:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment(BENCH_HOST=""),
+            env=clean(BENCH_HOST=""),
         )
         processes.append(process)
         assert process.stdout is not None  # noqa: S101 - it was asked for

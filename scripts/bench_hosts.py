@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import time
 
-from scripts.bench_measure import PEERS, PYTHON, Bound, Row, Setting, Spent, environment, in_turns, medians, middle
+from scripts.bench_measure import PEERS, PYTHON, Bound, Row, Setting, Spent, clean, in_turns, medians, middle
 from spool.files import write_atomic
 from spool.lock import FileLock
 from spool.paths import Paths
@@ -97,7 +97,7 @@ def _interrupted(name: str, env: dict[str, str]) -> float:
     """Let a CLI get into its work and interrupt it a second later, as a person does; give the seconds to its end."""
     with subprocess.Popen(
         [str(PYTHON), str(PEERS / f"{name}.py"), "--wait", "60"],
-        env=environment(**env), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=clean(**env), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None  # noqa: S101 - it was asked for
         process.stdout.readline()

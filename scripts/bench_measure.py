@@ -27,7 +27,7 @@ __all__ = [
     "Row",
     "Setting",
     "Spent",
-    "environment",
+    "clean",
     "in_turns",
     "machine",
     "medians",
@@ -44,6 +44,10 @@ VENV = ROOT / ".bench" / "venv"
 PYTHON = VENV / "bin" / "python"
 # What the environment holds beside the project itself, whose constraints give posthog, diskcache and typer.
 INSTALLED = ("persist-queue==1.1.0", "litequeue==0.9", "azure-cli-telemetry==1.1.0")
+
+
+# What is installed was compiled when it was; without this a checkout would be compiled at every start.
+DISTURBING = {"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONDEVMODE", "PYTHONPROFILEIMPORTTIME"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ class Setting:
         """Run a command to its end; SystemExit with its last words if it fails."""
         done = subprocess.run(
             [sys.executable, "-I", "-S", str(PEERS / "spawn.py"), *command],
-            env=environment(BENCH_HOST=self.host, **env),
+            env=clean(BENCH_HOST=self.host, **env),
             capture_output=True,
             text=True,
             check=True,
@@ -163,8 +167,19 @@ class Setting:
         return Spent(int(code), wall_s, cpu_s, peak, out)
 
 
+def clean(**more: str) -> dict[str, str]:
+    """Give an environment in which Python runs as on a machine where all of this was installed."""
+    return {name: value for name, value in environment(**more).items() if name not in DISTURBING}
+
+
 def prepare() -> None:
-    """Make the environment of the peers, once: `.bench/venv` in the checkout."""
+    """Make the environment of the peers, once: `.bench/venv` in the checkout; compile what runs from the checkout."""
+    _install()
+    folders = [str(ROOT / name) for name in ("spool", "flusher", "scripts")]
+    subprocess.run([str(PYTHON), "-m", "compileall", "-q", *folders], check=True)
+
+
+def _install() -> None:
     stamp = VENV / f".{'-'.join(INSTALLED)}"
     if stamp.exists():
         return
