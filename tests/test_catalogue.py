@@ -22,22 +22,13 @@ from spool.catalogue import Event, name_of
 from spool.errors import InvalidEventError
 from spool.ktx_events import CATALOGUE
 from tests.support.examples import COMMON, REFERENCE, conforms, right, wrong
+from tests.support.ktx_properties import INGEST
 from tests.support.processes import ROOT, environment
 
 SCHEMA = CATALOGUE.json_schema()
 NAMES = list(REFERENCE["$defs"])
 CLASSES = {name_of(one): one for one in vars(ktx_events).values() if isinstance(one, type) and issubclass(one, Event)}
 
-INGEST: dict[str, Any] = {
-    "driver": "sqlite",
-    "isDemoConnection": False,
-    "schemaCount": 1,
-    "tableCount": 12,
-    "columnCount": 90,
-    "rowsBucket": "<10k",
-    "durationMs": 12.5,
-    "outcome": "ok",
-}
 COMMAND: dict[str, Any] = {
     "commandPath": ["ktx", "ingest"],
     "durationMs": 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pytest
 
@@ -13,6 +13,7 @@ from spool.catalogue import UNSET, Catalogue, Event, Meta, UnsetType, name_of
 from spool.errors import InvalidEventError
 from spool.ktx_events import CATALOGUE, Connector, IngestCompleted, ProjectStackSnapshot, ScanCompleted
 from tests.support.examples import COMMON
+from tests.support.ktx_properties import INGEST
 from tests.support.processes import environment, run_python
 
 
@@ -118,16 +119,6 @@ def test_a_catalogue_that_cannot_be_is_refused() -> None:
 
 # -- the cost -------------------------------------------------------------------------------------------------
 
-INGEST: dict[str, Any] = {
-    "driver": "sqlite",
-    "isDemoConnection": False,
-    "schemaCount": 1,
-    "tableCount": 12,
-    "columnCount": 90,
-    "rowsBucket": "<10k",
-    "durationMs": 12.5,
-    "outcome": "ok",
-}
 COST = """
 import json, sys, time, timeit
 import typer, spool

@@ -1,0 +1,209 @@
+"""The house stays in order: who may import what, no circles, files and functions of a size to read, nothing dead."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.processes import ROOT
+
+PACKAGES = ("spool", "flusher")
+
+
+def trees(*folders: str) -> dict[Path, ast.Module]:
+    """Read every module of some folders."""
+    return {path: ast.parse(path.read_text()) for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))}
+
+
+SOURCES = trees(*PACKAGES)
+EVERYTHING = SOURCES | trees("scripts", "tests")
+
+# Each third-party library, the modules that import it, and why, where it is more than one.
+IMPORTERS = {
+    "crontab": {"flusher/crontab.py"},
+    "diskcache": {"spool/disk.py"},
+    "filelock": {"spool/lock.py"},
+    "jinja2": {"flusher/report_page.py"},
+    "leather": {"flusher/report_charts.py"},
+    "markupsafe": {"flusher/report_page.py"},  # jinja2's own word for text that is HTML already
+    # Catalogues are msgspec classes: ours, a host's base class, and what is read out of the classes.
+    "msgspec": {"spool/catalogue.py", "spool/ktx_events.py", "spool/schema.py"},
+    "posthog": {"flusher/deliver.py"},
+    "requests": {"flusher/deliver.py"},  # posthog takes a session of it
+    # The guard kit is a plugin of pytest, loaded by pytest alone; the session check is a part of its own.
+    "pytest": {"spool/all_events.py", "spool/testing.py"},
+    # What prints for a person: one module for each thing that is shown.
+    "rich": {
+        "flusher/doctor_report.py",
+        "flusher/letter_table.py",
+        "flusher/progress.py",
+        "flusher/render.py",
+        "flusher/schedule_table.py",
+    },
+    # A command is a function with typer's annotations: the modules that register commands, and what they share.
+    "typer": {
+        "flusher/audit_command.py",
+        "flusher/cli.py",
+        "flusher/commands.py",
+        "flusher/doctor_command.py",
+        "flusher/look_commands.py",
+        "flusher/render.py",
+        "flusher/report_command.py",
+        "flusher/schedule.py",
+        "flusher/shared.py",
+    },
+}
+# A host pays for what spool imports. click and typer stand nowhere: `spool/instrument.py` works with the module
+# that the host's own app came from.
+FOR_HOSTS = {"diskcache", "filelock", "msgspec", "pytest"}
+
+LINES = 300
+LONGER = {  # a limit of its own each, so that it can't grow
+    "spool/command.py": (310, "one command from its first to its last moment: the order of its steps is the promise"),
+    "spool/database.py": (375, "all that is checked before diskcache sees a queue, and how one is made"),
+    "spool/recorder.py": (330, "consent, composition and the queue meet here, once"),
+    "spool/telemetry.py": (310, "every method of the object that a host holds, with its promise"),
+    "spool/transaction.py": (320, "every change of the queue, so that the account is kept in one place"),
+    "scripts/soak.py": (320, "a run of hours: its one story is best read from top to bottom"),
+}
+# A file of tests is one guarantee with its table of cases; it is read case by case.
+LINES_OF_TESTS = 420
+FUNCTION_LINES = 40
+LONGER_FUNCTIONS = {
+    "spool/telemetry.py:__init__": (50, "a third of it is its signature: the options of the contract, one a line"),
+    "tests/test_chaos.py:test_chaos_loses_nothing": (50, "one story: all that can go wrong, at once"),
+}
+# Read by no module of ours: hosts call them, pytest or typer does.
+CALLED_FROM_OUTSIDE = {
+    *("capture_exception", "hide", "json_schema", "mark_expected", "none", "opted_out"),  # by hosts and their tests
+    *("pytest_addoption", "pytest_configure", "pytest_testnodedown"),
+    *("pytest_sessionfinish", "pytest_terminal_summary"),
+    *("run_command", "status_command", "enable_command", "disable_command"),  # typer's decorator takes them
+}
+
+
+def name_of(path: Path) -> str:
+    """Give a file's path as the tables have it."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """Name the modules that a statement imports; of `from spool import x` both, since x may be a module."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.module, "a relative import: they hide who imports whom"
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk what runs when a module is imported: not functions, not what only type checkers read."""
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.If) and "TYPE_CHECKING" in ast.unparse(inner.test):
+            continue
+        if not isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield inner
+            yield from at_import(inner)
+
+
+def roots(tree: ast.Module) -> set[str]:
+    """Name the packages that a module imports anywhere, without those of Python itself."""
+    found = {name.split(".")[0] for node in ast.walk(tree) for name in imported(node)}
+    return found - set(sys.stdlib_module_names)
+
+
+def test_each_library_is_imported_where_the_table_says() -> None:
+    """One module each, which translates its errors; where it is more, the table tells why. No row is idle."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path, tree in SOURCES.items():
+        for root in roots(tree) - set(PACKAGES):
+            found[root].add(name_of(path))
+    assert found == IMPORTERS
+
+
+def test_spool_imports_nothing_that_delivers() -> None:
+    """No module of spool names flusher or a library of the delivery side, not even inside a function."""
+    for path, tree in SOURCES.items():
+        if path.parent.name == "spool":
+            assert roots(tree) <= FOR_HOSTS | {"spool"}, path
+
+
+def test_what_is_imported_by_a_name_in_a_variable_is_a_catalogue() -> None:
+    """The table could be got around with importlib: its one call loads the catalogue that a host's tests name."""
+    calls = {
+        name_of(path)
+        for path, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__"))
+    }
+    assert calls == {"spool/all_events.py"}
+
+
+def test_no_circle_of_imports() -> None:
+    """Each module can be imported first, in any order."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): tree for path, tree in SOURCES.items()}
+    graph = {
+        module: {name for node in at_import(tree) for name in imported(node) if name in modules}
+        for module, tree in modules.items()
+    }
+    assert graph["spool.telemetry"]
+    assert next(iter(graphlib.TopologicalSorter(graph).static_order()))
+
+
+def test_the_walk_over_imports_sees_a_circle() -> None:
+    """The test above would find one: also below `try`, and not what only a type checker reads."""
+    tree = ast.parse("if TYPE_CHECKING:\n import a\ntry:\n import b\nexcept ImportError:\n import c\ndef f(): import d")
+    assert [name for node in at_import(tree) for name in imported(node)] == ["b", "c"]
+
+
+def functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Give each function's name and how many lines it has, with its signature and its docstring."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, (node.end_lineno or 0) - node.lineno + 1
+
+
+def test_files_are_short_enough_to_read() -> None:
+    """Within 300 lines, or a row in the table with its reason and its own limit."""
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in EVERYTHING}
+    usual = {name: LINES_OF_TESTS if name.startswith("tests/") else LINES for name in lines}
+    assert {name: count for name, count in lines.items() if count > LONGER.get(name, (usual[name], ""))[0]} == {}
+    assert {name for name in LONGER if lines[name] <= LINES} == set(), "what was split again leaves the table"
+
+
+def test_functions_are_short_enough_to_read() -> None:
+    """Within 40 lines, or a row in the table with its reason and its own limit."""
+    lines = {f"{name_of(path)}:{name}": count for path, tree in EVERYTHING.items() for name, count in functions(tree)}
+    longer = {name: count for name, count in lines.items() if count > FUNCTION_LINES}
+    assert longer.keys() == LONGER_FUNCTIONS.keys(), "the table has a row for each, and no idle one"
+    assert {name: count for name, count in longer.items() if count > LONGER_FUNCTIONS[name][0]} == {}
+
+
+def used_names(tree: ast.Module) -> Iterator[str]:
+    """Name all that a module reads, imports or passes by keyword."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+
+
+def test_no_function_class_or_constant_is_dead() -> None:
+    """Each is used by the packages themselves, a test alone is no use; what others call stands in a list."""
+    used = {name for tree in SOURCES.values() for name in used_names(tree)}
+    dead = set()
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                dead.add(node.name)
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign):
+                dead |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    assert {name for name in dead - used if not name.startswith("__")} == CALLED_FROM_OUTSIDE
