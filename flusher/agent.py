@@ -56,7 +56,9 @@ class Launchd:
         done = call("launchctl", "bootstrap", _domain(), str(path))
         if done.code:
             put_back(path, before)
-            raise ConfigurationError(f"launchctl refuses: {done.err or done.code}; nothing was changed")
+            raise ConfigurationError(
+                f"launchctl refuses: {done.err or done.code}; nothing was changed: mend that and try again"
+            )
 
     def remove(self, name: str) -> None:
         """Unload the agent and delete it."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flusher import audit_command, commands, doctor_command, look_commands, report_command, schedule
-from flusher.context import Context, Options, Result
+from flusher.context import Context, Options, Result, RunReport
 from flusher.gather import BATCH_SIZE
 from flusher.letters import printable
 from flusher.observer import Observer
@@ -113,7 +113,7 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     elif not quiet and report.result not in (Result.FAILED, Result.MISCONFIGURED):
         render_run(report)
     if report.result.exit_code:
-        _say(report.result.exit_code, report.reason)
+        _say(report.result.exit_code, f"{report.reason}{_fate(report)}")
     raise typer.Exit(report.result.exit_code)
 
 
@@ -168,6 +168,13 @@ def disable_command(context: typer.Context, quiet: Quiet = False) -> None:  # no
     gone = wipe(paths)
     if not quiet:
         typer.echo(f"telemetry is off; {gone:,} waiting events were deleted")
+
+
+def _fate(report: RunReport) -> str:
+    """Say what a run that failed means for the events, where its reason doesn't."""
+    if report.result in (Result.MISCONFIGURED, Result.UNREACHABLE, Result.REFUSED):
+        return "; the events are kept"
+    return ""
 
 
 def _starter(*, detached: bool) -> str:

@@ -60,7 +60,9 @@ def line(entry: Entry) -> bytes:
 
     command = shlex.join(entry.command)
     if re.search(r"\\[\\%]", command):
-        raise ConfigurationError(f"{command!r} can't stand in a crontab: cron would change its backslashes")
+        raise ConfigurationError(
+            f"{command!r} can't stand in a crontab: cron would change its backslashes; use a path without them"
+        )
     item = CronItem(command=command)
     item.setall(*entry.timetable.fields, "*", "*", "*")
     return f"{item.render()} # {_MARK}{entry.name}\n".encode()
@@ -147,7 +149,9 @@ def _read() -> bytes:
         return done.out if whole.startswith(_HEAD) else whole
     if _NONE.search(done.err):
         return b""
-    raise ConfigurationError(f"crontab -l refuses: {done.err or done.code}; nothing was changed")
+    raise ConfigurationError(
+        f"crontab -l refuses: {done.err or done.code}; nothing was changed: mend that and try again"
+    )
 
 
 def _write(text: bytes, before: bytes) -> None:
@@ -156,7 +160,9 @@ def _write(text: bytes, before: bytes) -> None:
         return
     done = call("crontab", "-", given=text) if text else call("crontab", "-r")
     if done.code:
-        raise ConfigurationError(f"crontab refuses: {done.err or done.code}; nothing was changed")
+        raise ConfigurationError(
+            f"crontab refuses: {done.err or done.code}; nothing was changed: mend that and try again"
+        )
     if list(_ours(_read())) != list(_ours(text)):
         raise ConfigurationError("the crontab was changed by somebody else at the same time: look at it, and try again")
 

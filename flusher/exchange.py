@@ -60,7 +60,7 @@ def _write(lines: Iterator[bytes], file: BinaryIO) -> int:
 def _standard(name: str) -> BinaryIO:
     stream = getattr(sys, name)
     if stream is None:
-        raise ConfigurationError(f"{name} is closed")
+        raise ConfigurationError(f"{name} is closed: give a file; the events are kept")
     buffer: BinaryIO = stream.buffer
     return buffer
 
@@ -122,7 +122,9 @@ def _open(source: str) -> BinaryIO:
         return open(source, "rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"{printable(source)} can't be read: {reason}") from error
+        raise ConfigurationError(
+            f"{printable(source)} can't be read: {reason}; nothing was imported: give another file"
+        ) from error
 
 
 class _Seen:

@@ -52,7 +52,9 @@ def parse_uuid(given: str) -> str:
     try:
         return str(uuids.UUID(given))
     except ValueError as error:
-        raise ConfigurationError(f"{printable(given, 60)} is no uuid; nothing was changed") from error
+        raise ConfigurationError(
+            f"{printable(given, 60)} is no uuid; nothing was changed: look in ktx-flush list"
+        ) from error
 
 
 def printable(text: str, most: int = 300) -> str:
@@ -95,7 +97,9 @@ def find(paths: Paths, queue: Queue, given: str) -> Letter:
         for letter in source:
             if wanted in letter.text and uuid_of(letter.text) == wanted:
                 return letter
-    raise ConfigurationError(f"no event {wanted} waits here or is a dead letter")
+    raise ConfigurationError(
+        f"no event {wanted} waits here or is a dead letter: look in ktx-flush list and list --dead"
+    )
 
 
 def retry(queue: Queue, given: Sequence[str]) -> int:
@@ -109,7 +113,9 @@ def retry(queue: Queue, given: Sequence[str]) -> int:
         letters = [letter for letter in letters if uuid_of(letter.text) in wanted]
         missing = wanted - {uuid_of(letter.text) for letter in letters}
         if missing:
-            raise ConfigurationError(f"no dead letter is {', '.join(sorted(missing))}; nothing was changed")
+            raise ConfigurationError(
+                f"no dead letter is {', '.join(sorted(missing))}; nothing was changed: look in list --dead"
+            )
     chunks = (letters[start : start + _RETRY_CHUNK] for start in range(0, len(letters), _RETRY_CHUNK))
     return sum(queue.retry_dead(chunk) for chunk in chunks)
 

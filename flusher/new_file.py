@@ -39,7 +39,9 @@ def new_file(target: str, *, replace: bool) -> Iterator[BinaryIO]:
             with suppress(FileNotFoundError):
                 os.unlink(draft)
     except OSError as error:
-        raise ConfigurationError(f"{target} can't be written: {error.strerror or error}") from error
+        raise ConfigurationError(
+            f"{target} can't be written: {error.strerror or error}; the events are kept: give another name"
+        ) from error
 
 
 def _check_free(path: Path, *, replace: bool) -> None:
@@ -48,7 +50,7 @@ def _check_free(path: Path, *, replace: bool) -> None:
     if not replace:
         raise ConfigurationError(f"{path} is there already: give another name, or --force to replace it")
     if os.path.islink(path) or not os.path.isfile(path):
-        raise ConfigurationError(f"{path} is no plain file: it is left alone")
+        raise ConfigurationError(f"{path} is no plain file: it is left alone; give another name")
 
 
 def _name(draft: Path, path: Path) -> None:

@@ -113,12 +113,14 @@ def _methods() -> tuple[Method, ...]:
 def _chosen(name: str | None) -> Method:
     """Give the method of that name, or the first that this machine has."""
     if name is not None and name not in METHODS:
-        raise ConfigurationError(f"--method is cron, systemd or launchd, not {name[:40]!r}")
+        raise ConfigurationError(f"there is no --method {name[:40]!r}: give cron, systemd or launchd")
     candidates = [method for method in _methods() if name in (None, method.name)]
     reasons = [(method, method.missing()) for method in candidates]
     usable = next((method for method, reason in reasons if reason is None), None)
     if usable is None:
-        raise ConfigurationError(f"{'; '.join(str(reason) for _method, reason in reasons)}; nothing was changed")
+        raise ConfigurationError(
+            f"{'; '.join(str(reason) for _method, reason in reasons)}; nothing was changed: use another scheduler"
+        )
     return usable
 
 

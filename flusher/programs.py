@@ -43,7 +43,9 @@ def call(program: str, *arguments: str, given: bytes = b"", **variables: str) ->
             env={**os.environ, "LC_ALL": "C", **variables},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigurationError(f"{program} doesn't answer ({type(error).__name__}); nothing was changed") from error
+        raise ConfigurationError(
+            f"{program} doesn't answer ({type(error).__name__}); nothing was changed: try again"
+        ) from error
     return Done(done.returncode, done.stdout, " ".join(done.stderr.decode("utf-8", "replace").split()))
 
 
@@ -53,7 +55,9 @@ def refusals_named(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigurationError(f"{what} can't be changed: {error.strerror or error}; nothing was changed") from error
+        raise ConfigurationError(
+            f"{what} can't be changed: {error.strerror or error}; nothing was changed: mend that and try again"
+        ) from error
 
 
 def put_back(path: Path, before: bytes | None) -> None:

@@ -72,7 +72,9 @@ def _render(facts: Facts) -> bytes:
 
 def _write_into_spool(paths: Paths, page: bytes) -> Path:
     if not os.path.isdir(paths.spool):
-        raise ConfigurationError(f"there is no spool in {paths.home}, so nothing to show; --output FILE writes a page")
+        raise ConfigurationError(
+            f"there is no spool in {paths.home}, so nothing to show: give --output FILE for an empty page"
+        )
     try:
         private_folder(paths.spool)
         write_atomic(paths.report_page, page)

@@ -80,7 +80,7 @@ def parse_every(text: str) -> int:
     """Read `15m` or `6h` as minutes; ConfigurationError says what can't be expressed, and what can."""
     found = re.fullmatch(r"([0-9]{1,4})([mh])", text)
     if found is None:
-        raise ConfigurationError(f"--every is a number of minutes or hours, as 15m or 6h, not {text[:40]!r}")
+        raise ConfigurationError(f"--every {text[:40]!r} doesn't read: give minutes or hours, as 15m or 6h")
     every_min = int(found[1]) * (60 if found[2] == "h" else 1)
     if every_min == 0 or (60 % every_min and (every_min % 60 or _DAY_MIN % every_min)):
         raise ConfigurationError(
@@ -111,6 +111,10 @@ def check_words(command: Iterable[str]) -> None:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise ConfigurationError(f"{word!r} can't stand in a schedule: it is no text (UTF-8)") from None
+            raise ConfigurationError(
+                f"{word!r} can't stand in a schedule: it is no text (UTF-8); use a path that is"
+            ) from None
         if any(ord(character) < 0x20 or ord(character) == 0x7F for character in word):  # noqa: PLR2004 - ASCII's
-            raise ConfigurationError(f"{word!r} can't stand in a schedule: it has a control character in it")
+            raise ConfigurationError(
+                f"{word!r} can't stand in a schedule: it has a control character in it; use a path without"
+            )

@@ -153,7 +153,9 @@ def _next_run(unit: str, timetable: Timetable | None) -> datetime | None:
 def _systemctl(*arguments: str) -> None:
     done = call("systemctl", "--user", *arguments)
     if done.code:
-        raise ConfigurationError(f"systemctl {arguments[0]} refuses: {done.err or done.code}; nothing was changed")
+        raise ConfigurationError(
+            f"systemctl {arguments[0]} refuses: {done.err or done.code}; nothing was changed: mend that and try again"
+        )
 
 
 def _text(path: Path) -> str:

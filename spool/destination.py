@@ -107,11 +107,13 @@ def check_host(host: str, variable: str | None) -> None:
         parts = urlsplit(host)
         name, _port = parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigurationError(f"the host {host!r} is no address: {error}") from error
+        raise ConfigurationError(
+            f"the host {host!r} is no address ({error}): give one as https://us.i.posthog.com"
+        ) from error
     if parts.scheme not in ("http", "https") or not name:
         raise ConfigurationError(f"the host {host!r} has no scheme: write https://{host.rsplit('://', maxsplit=1)[-1]}")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("the host is an address only, without user, query or fragment")
+        raise ConfigurationError("the host has a user, query or fragment in it: give the address only")
     if parts.scheme == "http" and name not in ("localhost", "127.0.0.1", "::1") and variable is not None:
         raise ConfigurationError(f"the host {host!r} is not encrypted: write https://, or allow it by {variable}=1")
 
@@ -121,4 +123,4 @@ def check_key(key: str) -> None:
     if key.startswith("phx_"):
         raise ConfigurationError("the key is a personal one (phx_): give the project's own (phc_), it can only capture")
     if not key.strip() or any(character.isspace() or not character.isprintable() for character in key):
-        raise ConfigurationError("the project key is empty or has a space in it")
+        raise ConfigurationError("the project key is empty or has a space in it: give the project's own (phc_)")
