@@ -301,7 +301,7 @@ def test_another_program_has_its_own_home_variables_and_spool(tmp_path: Path, se
 
 @pytest.mark.parametrize(
     ("limits", "cause"),
-    [(Limits(max_events=3), "over_count"), (Limits(max_bytes=2_000), "over_bytes"), (Limits(max_age_s=1), "expired")],
+    [(Limits(max_events=3), "over_count"), (Limits(max_bytes=2_000), "over_bytes"), (Limits(max_age_s=3), "expired")],
 )
 def test_limits_are_those_of_the_page_and_what_they_delete_is_counted(limits: Limits, cause: str, home: Path) -> None:
     """The oldest go first, the newest stays, and the account adds up."""
@@ -310,7 +310,7 @@ def test_limits_are_those_of_the_page_and_what_they_delete_is_counted(limits: Li
     for number in range(6):
         assert telemetry.capture("scan_completed", {"number": number})
     if cause == "expired":
-        time.sleep(1.1)
+        time.sleep(3.1)  # a flusher on a busy machine may take two to start
         assert telemetry.capture("scan_completed", {"number": 6})
         assert flush(home, "run", "--max-retries", "0").returncode == 75
     telemetry.close()
