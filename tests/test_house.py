@@ -74,6 +74,7 @@ LONGER = {  # a limit of its own each, so that it can't grow
 LINES_OF_TESTS = 420
 FUNCTION_LINES = 40
 LONGER_FUNCTIONS = {
+    "flusher/cli.py:run_command": (45, "half of it is its signature: the options of the contract, one a line"),
     "spool/telemetry.py:__init__": (50, "a third of it is its signature: the options of the contract, one a line"),
     "tests/test_chaos.py:test_chaos_loses_nothing": (50, "one story: all that can go wrong, at once"),
 }

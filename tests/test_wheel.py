@@ -11,7 +11,7 @@ import tarfile
 import venv
 import zipfile
 from collections.abc import Sequence
-from email import message_from_bytes
+from email import message_from_string
 from email.message import Message
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def metadata(wheel: Path) -> Message:
     """Read what an index would show."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        return message_from_bytes(archive.read(name))
+        return message_from_string(archive.read(name).decode("utf-8"))
 
 
 def test_the_wheel_holds_the_two_packages_whole_and_nothing_else(wheel: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_metadata_is_complete(wheel: Path) -> None:
     assert "Typing :: Typed" in classifiers
     assert found["Description-Content-Type"] == "text/markdown"
     assert found.get_all("Provides-Extra") == ["report"]
-    assert str(found.get_payload()).strip() == (ROOT / "README.md").read_text().strip()
+    assert str(found.get_payload()).strip() == (ROOT / "README.md").read_text("utf-8").strip()
     with zipfile.ZipFile(wheel) as archive:
         (scripts,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("entry_points.txt"))
     assert "ktx-flush = flusher.__main__:main" in scripts
