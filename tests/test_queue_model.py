@@ -331,7 +331,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 # Time differs by machine: no deadline. Nothing is written into the checkout: no example database.
 QueueMachine.TestCase.settings = settings(
-    max_examples=100,
+    max_examples=50,
     stateful_step_count=40,
     deadline=None,
     database=None,

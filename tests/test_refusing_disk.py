@@ -68,10 +68,10 @@ class Scene(NamedTuple):
 
 
 SCENES = {
-    "the first append of all": Scene([], [], 6, 40),
-    "an append by a new process": Scene(BEFORE, [], 2, 30),
-    "an append by a process that has the queue open": Scene([], BEFORE, 1, 30),
-    "an append that goes aside": Scene(BEFORE, [], 1, 10, "flock:error=ENOSYS"),
+    "the first append of all": Scene([], [], 15, 15),
+    "an append by a new process": Scene(BEFORE, [], 5, 10),
+    "an append by a process that has the queue open": Scene([], BEFORE, 3, 10),
+    "an append that goes aside": Scene(BEFORE, [], 2, 5, "flock:error=ENOSYS"),
 }
 # Which calls fail, alone or together, and how many of them lie between two trials of one way.
 CALLS = {
