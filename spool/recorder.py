@@ -16,7 +16,7 @@ from spool.identity import Consent, Identity, Signature, Watch, consent, signatu
 from spool.notice import first_run_notice, say
 from spool.paths import Paths, resolve_home
 from spool.settings import TESTING, Durability, FlushMode, Limits, env_prefix
-from spool.wipe import wipe_once
+from spool.wipe import is_wiped, wipe_once
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -105,8 +105,26 @@ class Recorder:
         return is_set(os.environ.get(self.prefix + "TELEMETRY_DEBUG"))
 
     def silenced_by(self) -> str | None:
-        """Name the variable that switches this process off; debug mode shows events all the same."""
-        return None if self.debug else opted_out_by(self.options.app, os.environ)
+        """Name what switches this process off: a variable, or the file of a person who said no before it began.
+
+        Debug mode shows events all the same.
+        """
+        return None if self.debug else opted_out_by(self.options.app, os.environ) or self._refused()
+
+    def _refused(self) -> str | None:
+        """Name the file that says no and whose opt-out was carried out; asked as long as nothing is loaded.
+
+        Whoever said no doesn't pay for the modules of a queue that stays empty.
+        """
+        paths = self.paths
+        if self._held is not None or paths is None:
+            return None
+        now = self._watch.consent(paths, os.environ)
+        if now.file is not File.DISABLED or now.identity.decided_by != "telemetry.json":
+            return None
+        with suppress(OSError):
+            return now.identity.decided_by if is_wiped(paths, now.signature) else None
+        return None
 
     def admit(self, paths: Paths | None) -> Consent:
         """Give the consent to capture under; the first run mints an identity, an opt-out deletes what waits."""

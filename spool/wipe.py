@@ -14,7 +14,7 @@ from spool.files import private_folder, write_atomic
 from spool.identity import Signature
 from spool.paths import Paths
 
-__all__ = ["wipe", "wipe_once"]
+__all__ = ["is_wiped", "wipe", "wipe_once"]
 
 
 def wipe(paths: Paths, wait_s: float = 1.0) -> int:
@@ -46,18 +46,22 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
     return gone
 
 
+def is_wiped(paths: Paths, decided: Signature | None) -> bool:
+    """Tell whether nothing is left to delete after this decision. Raises OSError where it can't be read."""
+    mark = paths.spool / "wiped"
+    return not os.path.isdir(paths.spool) or (mark.exists() and mark.read_bytes() == repr(decided).encode())
+
+
 def wipe_once(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> None:
     """Delete what waits, once for each decision: what an opt-out costs the runs after it is one small read.
 
     `decided` is the signature of the `telemetry.json` that says no. What can't be deleted now is deleted
     at the next run.
     """
-    mark = paths.spool / "wiped"
-    said = repr(decided).encode()
     try:
-        if not os.path.isdir(paths.spool) or (mark.exists() and mark.read_bytes() == said):
+        if is_wiped(paths, decided):
             return
         wipe(paths, wait_s)
-        write_atomic(mark, said)
+        write_atomic(paths.spool / "wiped", repr(decided).encode())
     except (OSError, SpoolError):
         return  # not now: the next run of host or flusher tries again
