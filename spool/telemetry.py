@@ -293,4 +293,5 @@ def _listed(secrets: Iterable[str]) -> Iterable[str]:
 def _close(reference: weakref.ref[Telemetry]) -> None:
     telemetry = reference()
     if telemetry is not None:
+        telemetry.recorder.at_exit = True
         telemetry.close()
