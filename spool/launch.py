@@ -23,12 +23,20 @@ from spool.files import read_bounded
 from spool.paths import Paths
 from spool.settings import env_prefix
 
-__all__ = ["GUARD", "child_environment", "command", "is_due", "launch_if_due", "run_and_wait", "waits"]
+__all__ = ["GUARD", "REAP_S", "child_environment", "command", "is_due", "launch_if_due", "run_and_wait", "waits"]
 
 # Set in a flusher's environment: nothing that runs there starts another.
 GUARD = "KTX_SPOOL_FLUSHER"
 # A flusher takes its lock some 0.3 s after its start; until it has stored its result nobody knows of it.
 LAUNCH_PAUSE_S = 30.0
+# Ends at once and leaves the flusher to the system: a host that waits for any child (`os.wait`) never sees it, and
+# no zombie is left. A shell, because forking twice is not for a host with threads or a large memory, and an
+# interpreter takes some 20 ms to get as far; this takes 1 to 2 ms. The flusher starts a moment later and steps back
+# from its first moment: the host may be about to end, and somebody waits for that.
+_DETACH = '{ sleep 0.2; command -v nice >/dev/null && exec nice -n 10 "$@"; exec "$@"; } &'
+_SHELL = ("/bin/sh", "-c", _DETACH, "sh")
+# The shell is through in 2 ms; on a machine that is busier than that it is reaped at the next launch.
+REAP_S = 0.02
 # What a flusher needs of a host's environment; the rest (PYTHON*, POSTHOG_*, LD_*) could redirect it.
 _KEPT = {
     "HOME", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SYSTEMROOT", "USERPROFILE", "APPDATA", "TEMP",
@@ -78,14 +86,19 @@ def waits(paths: Paths) -> bool:
     return False
 
 
-def launch_if_due(app: str, paths: Paths, interval_s: float) -> int | None:
-    """Start a flusher if one may start; give a child that is left to be reaped, if one is. Never raises."""
+def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> int | None:
+    """Start a flusher if one may start. Never raises.
+
+    Gives a child that is left to be reaped, if it is not over in `reap_s`: a process at its end need not wait for it.
+    """
     if is_set(os.environ.get(GUARD)) or getattr(sys, "frozen", False) or not sys.executable:
         return None
     try:
         if not is_due(paths, time.time(), interval_s) or not _claim(paths, interval_s):
             return None
-        return _spawn([*command(app, paths), "run", "--quiet", "--detached"], child_environment(app, os.environ))
+        return _spawn(
+            [*command(app, paths), "run", "--quiet", "--detached"], child_environment(app, os.environ), reap_s
+        )
     except (OSError, SpoolError, NotImplementedError):
         return None  # the next start tries again
 
@@ -141,16 +154,7 @@ def run_and_wait(app: str, paths: Paths, timeout_s: float) -> bool:
 _DRAINED = ("delivered", "nothing to do")
 
 
-# Ends at once and leaves the flusher to the system: a host that waits for any child (`os.wait`) never sees it, and
-# no zombie is left. A shell, because forking twice is not for a host with threads or a large memory, and an
-# interpreter takes some 20 ms to get as far; this takes 1 to 2 ms. And from its first moment the flusher leaves the
-# processor to the host, which may be about to end.
-_SHELL = ("/bin/sh", "-c", '{ command -v nice >/dev/null && exec nice -n 10 "$@"; exec "$@"; } &', "sh")
-# The shell is through in 2 ms; on a machine that is busier than that it is reaped at the next launch.
-_REAP_S = 0.02
-
-
-def _spawn(arguments: list[str], env: dict[str, str]) -> int | None:
+def _spawn(arguments: list[str], env: dict[str, str], reap_s: float) -> int | None:
     """Start a process that has nothing of ours: own session, no stream, no descriptor. Gives a child to be reaped."""
     if not hasattr(os, "posix_spawn"):
         _spawn_without_posix(arguments, env)
@@ -159,7 +163,7 @@ def _spawn(arguments: list[str], env: dict[str, str]) -> int | None:
         child = _posix_spawn([*_SHELL, *arguments], env)
     except OSError:  # a container without a shell: the flusher is our own child
         child = _posix_spawn(arguments, env)
-    return None if _reaped(child) else child
+    return None if _reaped(child, reap_s) else child
 
 
 def _posix_spawn(arguments: list[str], env: dict[str, str]) -> int:
@@ -184,9 +188,9 @@ def _inheritable() -> list[int]:
     return found
 
 
-def _reaped(child: int) -> bool:
+def _reaped(child: int, wait_s: float) -> bool:
     """Wait a moment for a child that ends at once; True when nothing of it is left."""
-    deadline = time.monotonic() + _REAP_S
+    deadline = time.monotonic() + wait_s
     try:
         while os.waitpid(child, os.WNOHANG) == (0, 0):
             if time.monotonic() > deadline:

@@ -73,6 +73,8 @@ class Recorder:
         self._held: Callable[[], AbstractContextManager[None]] | None = None
         self._loading: int | None = None
         self._missed = 0
+        # The process is at its end: nobody waits for a child of its any more.
+        self.at_exit = False
         self._child: int | None = None
         self._wiped: Signature | None = None
 
@@ -313,13 +315,14 @@ class Recorder:
 
     def launch(self, paths: Paths) -> None:
         """Start a flusher, detached, if one is due; reap what one before may have left."""
-        from spool.launch import launch_if_due  # noqa: PLC0415 - for hosts that start one
+        from spool import launch  # noqa: PLC0415 - for hosts that start one
 
         if self._child is not None:
             with suppress(ChildProcessError):
                 if os.waitpid(self._child, os.WNOHANG) == (0, 0):
                     return
-        self._child = launch_if_due(self.options.app, paths, self.options.flush_interval_s)
+        reap_s = 0.0 if self.at_exit else launch.REAP_S
+        self._child = launch.launch_if_due(self.options.app, paths, self.options.flush_interval_s, reap_s)
 
     def close(self) -> None:
         """Close the queues; at the end of a process that captured something a flush may be due."""

@@ -301,4 +301,5 @@ living: weakref.WeakSet[Telemetry] = weakref.WeakSet()
 def _close(reference: weakref.ref[Telemetry]) -> None:
     telemetry = reference()
     if telemetry is not None:
+        telemetry.recorder.at_exit = True
         telemetry.close()
