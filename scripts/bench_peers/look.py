@@ -65,7 +65,7 @@ def launch(home: str) -> dict[str, float]:
     paths = Paths(Path(home))
     (paths.spool / "launched").unlink(missing_ok=True)
     started, cpu = time.perf_counter(), time.process_time()
-    launch_if_due("bench", paths, 0.0)
+    launch_if_due("bench", paths, 0.0, 0.0)
     spent, cpu = time.perf_counter() - started, time.process_time() - cpu
     assert (paths.spool / "launched").exists()  # noqa: S101 - else none was started
     return {"wall_s": spent, "cpu_s": cpu}
