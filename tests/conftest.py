@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from spool.paths import Paths
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import SILENT
+
+# A shell that puts the tests into the background starts them deaf to Ctrl-C, and every program that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

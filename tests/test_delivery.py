@@ -84,7 +84,7 @@ def test_a_server_that_is_down_costs_nothing_but_time(home: Path, server: LocalP
     server.stop()
     report = flush_json(home, "run", "--max-retries", "0")
     assert (report["exit_code"], report["remaining"]) == (75, 6)
-    assert report["stderr"] == "ktx-flush: the host refuses connections\n"
+    assert report["stderr"] == "ktx-flush: the host refuses connections; the events are kept\n"
     server.start()
     assert flush_json(home, "run", "--force")["delivered"] == 6
 

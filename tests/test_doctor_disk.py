@@ -27,7 +27,7 @@ from tests.support.examination import examined, findings, sound, tree
 from tests.support.local_posthog import LocalPostHog
 from tests.support.look import put_aside
 from tests.support.mounts import NEEDS_ROOT, remount, tmpfs
-from tests.support.processes import ROOT, environment, flush_json, start_python
+from tests.support.processes import ROOT, SILENT, environment, flush_json, start_python
 from tests.support.strace import needs_strace
 from tests.support.strict_sqlite import strict_environment
 
@@ -230,7 +230,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with 141 pending events, some of them to be damaged."""
     home = tmp_path_factory.mktemp("full") / "home"
-    damage.fill(home)
+    with pytest.MonkeyPatch.context() as patch:  # made before the fixture that silences each test
+        for name in SILENT:
+            patch.delenv(name, raising=False)
+        damage.fill(home)
     return home
 
 
