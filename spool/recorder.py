@@ -162,7 +162,9 @@ class Recorder:
         if self._held is None:
             self._loading = get_ident()
             try:
-                from spool import destination, event, host_facts, spool  # noqa: F401, PLC0415 - at first use
+                # emitted, too: it makes classes, and a class made at the end of a process that Ctrl-C ends makes Python
+                # forget that it has to end by the signal.
+                from spool import destination, emitted, event, host_facts, spool  # noqa: F401, PLC0415 - at first use
                 from spool.interrupts import signals_held  # noqa: PLC0415 - with them
 
                 self._held = signals_held
