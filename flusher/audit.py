@@ -83,7 +83,7 @@ def _missing(earlier: Sequence[Version], present: Version) -> Iterator[Silent]:
     for command, outcome, now in _runs(present):
         before: dict[str, tuple[str, Ran]] = {}
         for version in earlier:
-            ran = version.commands.get(command, {}).get(outcome, Ran())
+            ran = version.commands.get(command, {}).get(outcome, Ran(0, {}))
             before |= dict.fromkeys(ran.events, (version.version, ran))
         for event, (version_name, ran) in sorted(before.items()):
             expected = now.runs * ran.events[event] / max(1, ran.runs)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from flusher.gather import BATCH_SIZE
 from flusher.observer import Observer
 from flusher.tally import Tally
+from spool.account import Account
 from spool.identity import Identity, consent
-from spool.ledger import Account
 from spool.paths import Paths
 
 __all__ = ["REJECTED_REASON", "Context", "Options", "Result", "RunReport"]

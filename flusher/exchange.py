@@ -8,7 +8,6 @@ import uuid as uuids
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from typing import BinaryIO
 
 from flusher.gather import BATCH_BYTES
@@ -80,7 +79,7 @@ class Import:
 
 def keeping_all(paths: Paths, wait_s: float) -> Queue:
     """Open the queue so that an import drops nothing: only a capture enforces the limits."""
-    return Queue(paths, changed(host_limits(paths), max_events=2**53, max_bytes=2**53), wait_s=wait_s)
+    return Queue(paths, host_limits(paths)._replace(max_events=2**53, max_bytes=2**53), wait_s=wait_s)
 
 
 def import_events(

@@ -16,7 +16,7 @@ from flusher.letters import printable
 from flusher.report import Status
 from flusher.schedule_table import plan_line
 from flusher.shared import person_reads
-from spool.ledger import Account
+from spool.account import Account
 
 __all__ = ["print_rows", "render_run", "render_status", "safe"]
 

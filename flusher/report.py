@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from flusher import state
 from flusher.installed import Plan
 from spool import aside
+from spool.account import Account
 from spool.destination import resolve
 from spool.errors import ConfigurationError, SpoolError
 from spool.identity import Identity, consent
-from spool.ledger import Account
 from spool.paths import Paths
 from spool.queue import Queue
 

@@ -64,7 +64,7 @@ def _run(context: Context) -> None:
         report.result = Result.BUSY
         return
     # Only a capture enforces the limits of count and bytes; a flusher must not drop what it came to deliver.
-    limits = replace(host_limits(paths), max_events=2**53, max_bytes=2**53)
+    limits = host_limits(paths)._replace(max_events=2**53, max_bytes=2**53)
     # What a flusher takes in may have been promised to survive a power cut: its commits do.
     queue = Queue(paths, limits, "power", wait_s=WAIT_S, spare=lambda: reserve.spend(paths))
     try:

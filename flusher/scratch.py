@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from spool.account import Account
 from spool.disk import DATABASE, read_for_good
 from spool.errors import QueueDamagedError, SpoolError
 from spool.files import private_folder, read_bounded, write_new
-from spool.ledger import Account
 from spool.lock import FileLock
 from spool.paths import Paths
 from spool.queue import Queue

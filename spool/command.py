@@ -119,7 +119,7 @@ class CommandSpan:
 
     def _fields(self) -> dict[str, Any]:
         """Give the event's own fields."""
-        from spool.redaction import flags_present  # noqa: PLC0415 - for hosts that have commands
+        from spool.command_line import flags_present  # noqa: PLC0415 - for hosts that have commands
 
         return {
             "commandPath": self.path,

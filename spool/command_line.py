@@ -6,10 +6,14 @@ are loaded lazily, of options that may go without their value, of names that the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Asked", "long_name", "read"]
+from spool.settings import is_plain_name
+
+__all__ = ["Asked", "flags_present", "long_name", "read"]
+
+_HOLDERS = (str, bytes, list, tuple, dict, set, frozenset)
 
 # Options that print something, or write a completion script, and leave: by Typer's names for them. Click's own are
 # read first and give the command no value.
@@ -52,6 +56,15 @@ def _read(command: Any, name: str, words: list[str]) -> Asked:
             if not attached and not _is_flag(option):
                 del words[: max(1, abs(int(option.nargs)))]
     return Asked(path, flags, informs)
+
+
+def flags_present(flags: Mapping[str, object]) -> dict[str, bool]:
+    """Tell which flags were given: their names, and never a value. What does not look like a name is left out."""
+    return {
+        name: not (value is None or value is False or (isinstance(value, _HOLDERS) and len(value) == 0))
+        for name, value in flags.items()
+        if isinstance(name, str) and is_plain_name(name)
+    }
 
 
 def long_name(option: Any, *, opposite: bool) -> str:

@@ -11,12 +11,12 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from spool.disk import DATABASE, read_whole, set_power, translated
+from spool.disk import DATABASE, Key, Value, read_whole, translated
 from spool.errors import DiskFullError, LockBusyError, QueueDamagedError, SpoolError, UnavailableError
 from spool.files import private_folder, refuse_links, sync_folder, write_new
 from spool.interrupts import signals_held
@@ -24,11 +24,9 @@ from spool.ledger import Ledger
 from spool.lock import FileLock
 from spool.paths import Paths
 from spool.record import decode_number, encode_number
-from spool.salvage import salvaged
 from spool.settings import Durability
-from spool.store import Store, open_store
+from spool.store import Store, make_store, open_store
 from spool.transaction import META, Transaction
-from spool.wreckage import Rows, read_wreck
 
 __all__ = ["Database"]
 
@@ -44,8 +42,7 @@ _inherited: list[object] = []
 class Database:
     """One process's way to the queue. Threads take turns; a fork starts afresh in the child.
 
-    The main thread's connection stays open (an open costs milliseconds); every other thread's is closed
-    again under the lock, for a connection that dies with its thread would be closed outside it.
+    One connection serves all threads and stays open, for an open costs milliseconds.
     """
 
     def __init__(
@@ -95,8 +92,6 @@ class Database:
 
     def _leave(self) -> None:
         try:
-            if threading.current_thread() is not threading.main_thread() and self._store is not None:
-                self._store.close()
             self.lock.release()
         finally:
             self._owner = None
@@ -116,7 +111,7 @@ class Database:
             return False
         if not self._turn.acquire(timeout=_FORK_WAIT_S):
             return False
-        if self._store is not None and threading.current_thread() is threading.main_thread():
+        if self._store is not None:
             with suppress(SpoolError):  # somebody sits on the lock: the child leaves the connection alone
                 self._take_lock(_FORK_WAIT_S)
                 self.discard()
@@ -290,11 +285,8 @@ class Database:
                 refuse_links(self.paths.queue)
                 if not (self.paths.queue / DATABASE).exists():
                     self._rebuild("the queue's file is gone")
-            self._store = open_store(self.paths.queue, create=False, durability=self.durability, timeout_s=timeout_s)
+            self._store = open_store(self.paths.queue, durability=self.durability, timeout_s=timeout_s)
             self._opened = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
-        elif self.durability == "power":
-            with translated():
-                set_power(self._store.cache)
         return self._store
 
     @property
@@ -309,7 +301,7 @@ class Database:
         """
         if self._staged.exists():
             with suppress(SpoolError):  # not finished, so nothing is in it that isn't elsewhere
-                open_store(self._staged, create=False, durability="process", timeout_s=timeout_s).close()
+                open_store(self._staged, durability="process", timeout_s=timeout_s).close()
                 os.rename(self._staged, self.paths.queue)
                 return
         self._stage({})
@@ -318,12 +310,12 @@ class Database:
             for folder in (self.paths.queue, self.paths.spool, self.paths.home, self.paths.home.parent):
                 sync_folder(folder)
 
-    def _stage(self, rows: Rows) -> None:
+    def _stage(self, rows: Mapping[Key, Value]) -> None:
         """Build a queue with `rows` in `queue.new`; its `format` row is committed with the last of them."""
         shutil.rmtree(self._staged, ignore_errors=True)
         try:
             private_folder(self._staged)
-            store = open_store(self._staged, create=True, durability=self.durability, timeout_s=1.0)
+            store = make_store(self._staged, durability=self.durability)
             with closing(store), store.transact():
                 for key, value in {**META, **rows}.items():
                     store.add(key, value)
@@ -343,6 +335,9 @@ class Database:
 
         Killed in the middle, it starts again or finds the finished copy: nothing is read from two places.
         """
+        from spool.salvage import salvaged  # noqa: PLC0415 - after damage, which most processes never see
+        from spool.wreckage import read_wreck  # noqa: PLC0415 - likewise
+
         self.discard()
         with translated():
             private_folder(self.paths.quarantine)

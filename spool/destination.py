@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -39,7 +38,7 @@ def leave(paths: Paths, fields: Mapping[str, str | None], limits: Limits) -> Non
     except (OSError, ValueError, RecursionError):
         before = None  # not there yet, or not readable: written anew
     key = fields["project_key"] or (before.get("project_key") if isinstance(before, dict) else None)
-    after = {**fields, "project_key": key, "limits": asdict(limits)}
+    after = {**fields, "project_key": key, "limits": limits._asdict()}
     if before == after:
         return
     try:

@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from spool.errors import SpoolError
@@ -41,55 +40,51 @@ class Sighting(NamedTuple):
     events: frozenset[str]
 
 
-@dataclass(slots=True)
-class Ran:
+class Ran(NamedTuple):
     """The runs of a command that ended alike: how many, and in how many of them each event was captured."""
 
-    runs: int = 0
-    events: dict[str, int] = field(default_factory=dict)
+    runs: int
+    events: dict[str, int]
 
 
-@dataclass(slots=True)
-class Version:
+class Version(NamedTuple):
     """A version of the host: the days (UTC) on which it was seen first and last, and its commands by outcome."""
 
     version: str
     first: str
     last: str
-    catalogue: list[str] = field(default_factory=list)
-    commands: dict[str, dict[str, Ran]] = field(default_factory=dict)
+    catalogue: list[str]
+    commands: dict[str, dict[str, Ran]]
 
 
 def add(versions: list[Version], seen: Sighting, today: str) -> bool:
     """Add a sighting; the version that ran last stands last. True if that changed anything. Pure."""
     entry = next((one for one in versions if one.version == seen.version), None)
-    changed = entry is None or entry is not versions[-1] or entry.last != today
+    newest = entry is not None and entry is versions[-1]
     if entry is None:
-        entry = Version(seen.version, today, today)
+        entry = Version(seen.version, today, today, [], {})
     else:
         versions.remove(entry)
-    versions.append(entry)
+    after = entry._replace(last=today, catalogue=list(seen.catalogue[:_NAMES]))
+    versions.append(after)
     del versions[:-_VERSIONS]
-    entry.last = today
-    catalogue = list(seen.catalogue[:_NAMES])
-    if entry.catalogue != catalogue:
-        entry.catalogue, changed = catalogue, True
-    if seen.command not in entry.commands and len(entry.commands) >= _COMMANDS:
+    changed = not newest or after != entry
+    if seen.command not in after.commands and len(after.commands) >= _COMMANDS:
         return changed
-    ran = entry.commands.setdefault(seen.command, {}).setdefault(seen.outcome, Ran())
-    return _count(ran, seen.events) or changed
+    outcomes = after.commands.setdefault(seen.command, {})
+    before = outcomes.get(seen.outcome, Ran(0, {}))
+    outcomes[seen.outcome] = _counted(before, seen.events)
+    return changed or outcomes[seen.outcome] != before
 
 
-def _count(ran: Ran, events: Iterable[str]) -> bool:
-    counts = changed = ran.runs < ENOUGH
-    ran.runs += counts
-    for name in sorted(events):
-        if name in ran.events:
-            ran.events[name] += counts
-        elif len(ran.events) < _NAMES and len(name) <= _LONGEST:
-            ran.events[name] = 1
-            changed = True
-    return changed
+def _counted(ran: Ran, seen: Iterable[str]) -> Ran:
+    counts, events = ran.runs < ENOUGH, dict(ran.events)
+    for name in sorted(seen):
+        if name in events:
+            events[name] += counts
+        elif len(events) < _NAMES and len(name) <= _LONGEST:
+            events[name] = 1
+    return Ran(ran.runs + counts, events)
 
 
 # -- the file -----------------------------------------------------------------------------------------------
@@ -118,8 +113,15 @@ def note(paths: Paths, seen: Sighting, today: str, *, allowed: Callable[[], bool
 
 
 def _encode(versions: list[Version]) -> bytes:
-    fields = {"format": FORMAT, "versions": [asdict(one) for one in versions]}
+    fields = {"format": FORMAT, "versions": [{**one._asdict(), "commands": _commands(one)} for one in versions]}
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def _commands(version: Version) -> dict[str, dict[str, dict[str, Any]]]:
+    return {
+        command: {outcome: ran._asdict() for outcome, ran in outcomes.items()}
+        for command, outcomes in version.commands.items()
+    }
 
 
 def read(paths: Paths) -> list[Version]:

@@ -7,7 +7,6 @@ identity, so none is ever added.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -36,8 +35,8 @@ __all__ = [
 NOTICE_VERSION = 1
 _REQUIRED = {"installId", "enabled", "createdAt"}
 _OPTIONAL = {"noticeShownAt", "noticeShownVersion"}
-# What ktx's reader takes for a UUID: RFC 9562, versions 1 to 8, the usual variant.
-_UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}")
+_HEX = frozenset("0123456789abcdefABCDEF")
+_GROUPS = (8, 4, 4, 4, 12)
 _MAX_BYTES = 64 * 1024
 # SQLite opens no path over 512 bytes, and the queue lies some 40 below the home.
 _MAX_HOME_BYTES = 440
@@ -92,7 +91,18 @@ def _is_ktx_shape(fields: dict[str, Any]) -> bool:
         and isinstance(fields.get("noticeShownAt", ""), str)
         and _is_whole(fields.get("noticeShownVersion", 0))
         and isinstance(fields["installId"], str)
-        and _UUID.fullmatch(fields["installId"]) is not None
+        and _is_uuid(fields["installId"])
+    )
+
+
+def _is_uuid(text: str) -> bool:
+    """Tell what ktx's reader takes for a UUID: RFC 9562, versions 1 to 8, the usual variant."""
+    parts = text.split("-")
+    return (
+        tuple(map(len, parts)) == _GROUPS
+        and _HEX.issuperset("".join(parts))
+        and parts[2][0] in "12345678"
+        and parts[3][0] in "89abAB"
     )
 
 
@@ -256,7 +266,7 @@ def decide_for_all(paths: Paths, *, enabled: bool) -> None:
 def _install_id_of(fields: object) -> str:
     """Keep the install id of a file that is not ktx's in some other way; else make one."""
     found = fields.get("installId") if isinstance(fields, dict) else None
-    if isinstance(found, str) and _UUID.fullmatch(found):
+    if isinstance(found, str) and _is_uuid(found):
         return found
     from uuid import uuid4  # noqa: PLC0415 - once in the life of an install
 

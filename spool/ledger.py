@@ -1,26 +1,18 @@
-"""The account of one spool: what became of every event. Pure arithmetic; the queue stores it.
-
-    captured == delivered + pending + dead + lost
-
-`captured` and `pending` are counted elsewhere (the sequence, the rows): that the sum holds is a proof and
-no definition.
-"""
+"""The counters of one spool. Pure arithmetic; the queue stores them, and `spool/account.py` adds them up."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass, field, replace
 
 from spool.errors import QueueDamagedError
 
-__all__ = ["Account", "Ledger"]
+__all__ = ["Ledger"]
 
 # Losses that a person asked for: counted, but not reported to anybody.
 PRIVATE_CAUSES = frozenset({"opted_out"})
 
 
-@dataclass(slots=True)
 class Ledger:
     """The counters beside the rows, kept in the same transactions.
 
@@ -28,11 +20,21 @@ class Ledger:
     `lost` as well. `unreported` are the losses since the last `spool_loss` event.
     """
 
-    delivered: int = 0
-    refused: int = 0
-    dead: int = 0
-    lost: dict[str, int] = field(default_factory=dict)
-    unreported: dict[str, int] = field(default_factory=dict)
+    __slots__ = ("dead", "delivered", "lost", "refused", "unreported")
+
+    def __init__(
+        self,
+        delivered: int = 0,
+        refused: int = 0,
+        dead: int = 0,
+        lost: dict[str, int] | None = None,
+        unreported: dict[str, int] | None = None,
+    ) -> None:
+        self.delivered = delivered
+        self.refused = refused
+        self.dead = dead
+        self.lost: dict[str, int] = {} if lost is None else lost
+        self.unreported: dict[str, int] = {} if unreported is None else unreported
 
     def lose(self, cause: str, count: int = 1, *, entered: bool = True) -> None:
         """Count events as lost; `entered` tells whether they had entered the queue."""
@@ -69,40 +71,3 @@ class Ledger:
 
 def _check(body: str) -> int:
     return zlib.crc32(body.encode("utf-8", "surrogatepass"))
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """The account at one moment, with what waits in bytes and since when (seconds since the epoch)."""
-
-    captured: int = 0
-    delivered: int = 0
-    pending: int = 0
-    dead: int = 0
-    losses: dict[str, int] = field(default_factory=dict)
-    pending_bytes: int = 0
-    oldest_at: float | None = None
-
-    @property
-    def lost(self) -> int:
-        """All losses, of every cause."""
-        return sum(self.losses.values())
-
-    @property
-    def balanced(self) -> bool:
-        """Whether every event is accounted for. Always true; `status` and the tests look."""
-        return self.captured == self.delivered + self.pending + self.dead + self.lost
-
-    def with_aside(self, count: int) -> Account:
-        """Add events that wait beside the queue: they were captured, and they are pending."""
-        return replace(self, captured=self.captured + count, pending=self.pending + count)
-
-    def as_json(self) -> dict[str, int]:
-        """Give the five numbers under the contract's names."""
-        return {
-            "captured": self.captured,
-            "delivered": self.delivered,
-            "pending": self.pending,
-            "dead": self.dead,
-            "lost": self.lost,
-        }

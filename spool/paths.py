@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from spool.settings import TESTING, env_prefix
 __all__ = ["Paths", "resolve_home"]
 
 
-@dataclass(frozen=True)
 class Paths:
     """The files below one home, as the contract names them. Each is put together once: a capture asks often."""
 
-    home: Path
+    def __init__(self, home: Path) -> None:
+        self.home = home
 
     @cached_property
     def identity(self) -> Path:

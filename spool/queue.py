@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from spool.aside import SUFFIX
 from spool.database import Database
-from spool.errors import QueueDamagedError
-from spool.ledger import Account
 from spool.paths import Paths
 from spool.settings import Durability, Limits
 from spool.span import file_of
 from spool.tally import Note
-from spool.transaction import DeadLetter, Stored, Transaction, account, dead_letters, pending_events, verify
+from spool.transaction import DeadLetter, Stored, Transaction, dead_letters, events_after
+
+if TYPE_CHECKING:
+    from spool.account import Account
 
 __all__ = ["Queue"]
 
@@ -160,6 +162,8 @@ class Queue:
 
     def verify(self) -> None:
         """Look whether the account adds up; a queue whose account does not is damaged, and rebuilt."""
+        from spool.account import verify  # noqa: PLC0415 - as in `account`
+
         if self._database.exists():
             self._database.read(verify, self.wait_s)
 
@@ -196,25 +200,17 @@ class Queue:
     def gather(self) -> Iterator[Stored]:
         """Go through the pending events, oldest first, while others append and settle.
 
-        Read page by page outside any transaction and without the lock; memory does not grow with the
-        backlog. One iterator at a time.
+        Read page by page, each under the lock for some milliseconds; memory does not grow with the backlog. What is
+        added meanwhile is seen, what is gone is not.
         """
-        seen = 0
-        for attempt in range(2):
-            if not self._database.exists():
+        after = 0
+        while self._database.exists():
+            page = self._database.read(partial(events_after, number=after, most=PAGE), self.wait_s)
+            if not page:
                 return
-            store = self._database.read(lambda store: store, self.wait_s)
-            try:
-                for stored in pending_events(store, PAGE):
-                    if stored.number > seen:
-                        seen = stored.number
-                        yield stored
-            except QueueDamagedError as damage:
-                if attempt:
-                    raise
-                self._database.rebuild(str(damage), self.wait_s)
-            else:
-                return
+            for stored in page:
+                after = stored.number
+                yield stored
 
     def settle(self, acknowledged: Iterable[Stored], rejected: Iterable[tuple[Stored, str]] = ()) -> int:
         """Take out what PostHog acknowledged, and move what it rejected to the dead letters, in one step.
@@ -259,6 +255,8 @@ class Queue:
 
     def account(self) -> Account:
         """Add up what became of every event of this install."""
+        from spool.account import Account, account  # noqa: PLC0415 - a dataclass, half a millisecond; no host asks
+
         if not self._database.exists():
             return Account()
         return self._database.read(account, self.wait_s)

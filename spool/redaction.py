@@ -15,7 +15,7 @@ from itertools import chain
 
 from spool.redaction_rules import CUT, EDGE, HOME, MARKS, PEOPLE, RULES, USER, Rule
 
-__all__ = ["Redactor", "error_class", "flags_present", "redact", "whereabouts"]
+__all__ = ["Redactor", "error_class", "redact", "whereabouts"]
 
 # What is read of a text, and what is read but never shown when the text is longer: whatever a rule would
 # recognise is shorter than _MARGIN, so a cut leaves no half of it behind.
@@ -133,18 +133,6 @@ def error_class(error: BaseException | type[BaseException]) -> str | None:
     """Give the name of an error's class if it looks like one; a name made at run time could carry data."""
     name = vars(type)["__name__"].__get__(type(error) if isinstance(error, BaseException) else error)
     return name if re.fullmatch(r"(?=.{1,80}$)_*[A-Z][A-Za-z0-9_]*", name) else None
-
-
-def flags_present(flags: Mapping[str, object]) -> dict[str, bool]:
-    """Tell which flags were given: their names, and never a value. What does not look like a name is left out."""
-    return {
-        name: not (value is None or value is False or (isinstance(value, _HOLDERS) and len(value) == 0))
-        for name, value in flags.items()
-        if isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name)
-    }
-
-
-_HOLDERS = (str, bytes, list, tuple, dict, set, frozenset)
 
 
 # -- spellings of what is known -------------------------------------------------------------------------

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
 __all__ = [
     "DEFAULT_HOST",
@@ -16,6 +14,7 @@ __all__ = [
     "FlushMode",
     "Limits",
     "env_prefix",
+    "is_plain_name",
 ]
 
 VERSION = "0.1.0"
@@ -26,32 +25,51 @@ TESTING = "KTX_SPOOL_TESTING"
 # PostHog takes no larger event.
 MOST_EVENT_BYTES = 1_000_000
 _MOST = {"max_event_bytes": MOST_EVENT_BYTES}
+_LONGEST_NAME = 64
 
 Durability = Literal["process", "power"]
 FlushMode = Literal["auto", "never"]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class _Limits(NamedTuple):
+    max_events: int
+    max_bytes: int
+    max_age_s: float
+    max_event_bytes: int
+    lock_wait_s: float
+
+
+class Limits(_Limits):
     """What the spool may take from a machine. Over a limit the oldest pending event goes, counted.
 
     `max_event_bytes` is PostHog's SDK limit of 900 KiB per event, less what the server adds.
-    `lock_wait_s` bounds every wait of a capture: a quarter of a second is felt, but only just.
+    `lock_wait_s` bounds every wait of a capture: a quarter of a second is felt, but only just. Frozen; raises
+    ValueError, which names the field, for a limit that no queue can keep.
     """
 
-    max_events: int = 10_000
-    max_bytes: int = 64 * 1024 * 1024
-    max_age_s: float = 30 * 24 * 3600.0
-    max_event_bytes: int = 900_000
-    lock_wait_s: float = 0.25
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        """Refuse limits that no queue can keep: ValueError names the field."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least, most = (0, 60) if field.name == "lock_wait_s" else (1, _MOST.get(field.name, 2**53))
+    def __new__(
+        cls,
+        max_events: int = 10_000,
+        max_bytes: int = 64 * 1024 * 1024,
+        max_age_s: float = 30 * 24 * 3600.0,
+        max_event_bytes: int = 900_000,
+        lock_wait_s: float = 0.25,
+    ) -> Self:
+        """Refuse what no queue can keep."""
+        limits = super().__new__(cls, max_events, max_bytes, max_age_s, max_event_bytes, lock_wait_s)
+        for name, value in limits._asdict().items():
+            least, most = (0, 60) if name == "lock_wait_s" else (1, _MOST.get(name, 2**53))
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                raise ValueError(f"Limits.{field.name} is a number from {least} to {most}, not {value!r}")
+                raise ValueError(f"Limits.{name} is a number from {least} to {most}, not {value!r}")
+        return limits
+
+
+def is_plain_name(text: str) -> bool:
+    """Tell a name that may be a folder, a variable or an option: a letter, then at most 63 letters, digits, - and _."""
+    letters = text.replace("-", "").replace("_", "")
+    return text.isascii() and text[:1].isalpha() and letters.isalnum() and len(text) <= _LONGEST_NAME
 
 
 @lru_cache(maxsize=8)
@@ -60,6 +78,6 @@ def env_prefix(app: str) -> str:
 
     Raises ValueError for a name that could not be a folder and a variable.
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", app):
+    if not is_plain_name(app):
         raise ValueError(f"app must be a plain name (letters, digits, - and _), not {app!r}")
     return app.upper().replace("-", "_") + "_"

@@ -1,7 +1,8 @@
 """The rows of the queue, in statements of our own on diskcache's tables.
 
 diskcache's own methods look a row up before they touch it, and write its times: an append was eight statements
-instead of six, and settling an event three instead of one.
+instead of six, and settling an event three instead of one. They also unpickle some rows (CVE-2025-69872: that runs
+code), and read and delete the files that others name. Here a row is a plain text or an integer, inline.
 """
 
 from __future__ import annotations
@@ -10,34 +11,42 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from spool.disk import Key, TextDisk, Value, open_cache, translating
+from spool.disk import Key, Value, connect, translating
 from spool.errors import QueueDamagedError
 from spool.settings import Durability
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "make_store", "open_store"]
 
 
-def open_store(folder: Path, *, create: bool, durability: Durability, timeout_s: float) -> Store:
-    """Open a queue's folder, as `disk.open_cache` does; call it under the queue's lock only."""
-    return Store(open_cache(folder, create=create, durability=durability, timeout_s=timeout_s))
+# diskcache's mark for a value that is neither pickled nor in a file.
+_INLINE = 1
+
+
+def open_store(folder: Path, *, durability: Durability, timeout_s: float) -> Store:
+    """Open a queue's folder, as `disk.connect` does; call it under the queue's lock only."""
+    return Store(connect(folder, durability=durability, timeout_s=timeout_s))
+
+
+def make_store(folder: Path, *, durability: Durability) -> Store:
+    """Make a queue in an empty folder and open it. It counts as one when its `format` row is committed."""
+    from spool.cache import make  # noqa: PLC0415 - diskcache, once in the life of an install
+
+    make(folder)
+    return Store(connect(folder, durability=durability, timeout_s=1.0, new=True))
 
 
 class Store:
-    """The rows of one open queue, in this thread's connection. Every method raises the spool's errors only.
+    """The rows of one open queue. Every method raises the spool's errors only.
 
-    A row that is not plain text or an integer, inline, raises QueueDamagedError. What writes belongs inside
-    `transact`.
+    A row that is not plain text or an integer, inline, raises QueueDamagedError before it is looked at. What writes
+    belongs inside `transact`.
     """
 
-    def __init__(self, cache: Any) -> None:
-        self.cache = cache
-        self._disk = TextDisk(cache.directory)
-
-    @property
-    def _sql(self) -> Any:
-        return self.cache._sql  # noqa: SLF001 - diskcache has no public way; it looks up the thread's connection
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._sql = connection.execute
 
     @contextmanager
     def transact(self) -> Iterator[None]:
@@ -61,15 +70,13 @@ class Store:
         rows = self._sql(_GET, (key,)).fetchall()
         if not rows:
             return None
-        ((mode, filename, value),) = rows
-        return self._disk.fetch(mode, filename, value, read=False)
+        return _plain_value(*rows[0])
 
     @translating
     def add(self, key: Key, value: Value) -> bool:
         """Add a row; False where the key is taken."""
-        size, mode, _, stored = self._disk.store(value, read=False, key=key)
         try:
-            self._sql(_ADD, (self._disk.put(key)[0], size, mode, stored))
+            self._sql(_ADD, (key, _size(key, value), value))
         except sqlite3.IntegrityError:
             return False
         return True
@@ -77,8 +84,7 @@ class Store:
     @translating
     def set(self, key: Key, value: Value) -> None:
         """Give a key its value, new or not."""
-        size, _, _, stored = self._disk.store(value, read=False, key=key)
-        if self._sql(_CHANGE, (stored, size, key)).rowcount != 1:
+        if self._sql(_CHANGE, (value, _size(key, value), key)).rowcount != 1:
             self.add(key, value)
 
     @translating
@@ -111,7 +117,7 @@ class Store:
     def sizes(self, after: int, most: int) -> list[tuple[int, int]]:
         """Give (key, characters) of up to `most` rows with integer keys above `after`, in their order."""
         rows = self._sql(_SIZES, (after, most)).fetchall()
-        return [(int(self._disk.get(key, raw)), int(size)) for key, raw, size in rows]
+        return [(int(_plain_key(key, raw)), int(size)) for key, raw, size in rows]
 
     @translating
     def numbered(self, after: int, last: int) -> list[tuple[int, Value]]:
@@ -125,19 +131,35 @@ class Store:
 
     def _plain(self, select: str, start: Key, end: Key) -> list[tuple[Key, Value]]:
         rows = self._sql(select, (start, end)).fetchall()
-        return [
-            (self._disk.get(key, raw), self._disk.fetch(mode, filename, value, read=False))
-            for key, raw, mode, filename, value in rows
-        ]
+        return [(_plain_key(key, raw), _plain_value(mode, filename, value)) for key, raw, mode, filename, value in rows]
 
     def close(self) -> None:
-        """Close this thread's connection."""
-        self.cache.close()
+        """Close the connection. Under the lock, for the last one to close folds the log in."""
+        self._connection.close()
+
+
+def _size(key: Key, value: Value) -> int:
+    """Give what a row counts for in diskcache's `size`: an event its length, so that it is the bytes that wait."""
+    if type(key) not in (int, str) or type(value) not in (int, str):
+        raise TypeError(f"a row of the queue is a text or an integer, not {type(key).__name__}, {type(value).__name__}")
+    return len(value) if isinstance(key, int) and isinstance(value, str) else 0
+
+
+def _plain_key(key: object, raw: object) -> Key:
+    if raw != 1 or type(key) not in (int, str):
+        raise QueueDamagedError("a row of the queue has a foreign key")
+    return cast("Key", key)
+
+
+def _plain_value(mode: object, filename: object, value: object) -> Value:
+    if mode != _INLINE or filename is not None or type(value) not in (int, str):
+        raise QueueDamagedError("a row of the queue has a foreign value")
+    return cast("Value", value)
 
 
 _ROW = "WHERE key = ? AND raw = 1"
 _GET = f"SELECT mode, filename, value FROM Cache {_ROW}"  # noqa: S608 - constants of this module, as below
-_ADD = "INSERT INTO Cache (key, raw, size, mode, value) VALUES (?, 1, ?, ?, ?)"
+_ADD = "INSERT INTO Cache (key, raw, size, mode, value) VALUES (?, 1, ?, 1, ?)"
 _CHANGE = f"UPDATE Cache SET value = ?, size = ? {_ROW}"  # noqa: S608
 _DELETE = f"DELETE FROM Cache {_ROW}"  # noqa: S608
 _TAKE = f"DELETE FROM Cache {_ROW} AND value = ?"  # noqa: S608

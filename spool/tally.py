@@ -22,7 +22,7 @@ from spool.paths import Paths
 __all__ = ["CLAIMED", "Note", "Tally", "notes", "parse"]
 
 CLAIMED = ".claimed"
-_NAME = re.compile(r"[0-9a-f-]+\.([a-z_]{1,40})\.([0-9]{1,9})\.lost(\.claimed)?")
+_NAME = r"[0-9a-f-]+\.([a-z_]{1,40})\.([0-9]{1,9})\.lost(\.claimed)?"
 
 
 class Note(NamedTuple):
@@ -34,7 +34,7 @@ class Note(NamedTuple):
 
 def parse(name: str) -> Note | None:
     """Read a note's name; None for any other file."""
-    match = _NAME.fullmatch(name)
+    match = re.fullmatch(_NAME, name)
     return Note(match[1], int(match[2])) if match else None
 
 

@@ -8,11 +8,11 @@ is in the queue while their span's file may still be there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from spool.errors import QueueDamagedError
-from spool.ledger import Account, Ledger
+from spool.ledger import Ledger
 from spool.record import FORMAT, decode, decode_number, encode, encode_number
 from spool.settings import Limits
 from spool.store import Store
@@ -251,17 +251,16 @@ class Transaction:
 # -- reading, without a transaction ---------------------------------------------------------------------
 
 
-def pending_events(store: Store, page: int = 1) -> Iterator[Stored]:
-    """Go through the pending events, oldest first; what is added meanwhile is seen, what is gone is not.
+def events_after(store: Store, number: int, most: int) -> list[Stored]:
+    """Give up to `most` pending events with numbers above `number`, oldest first; fewer, once they fill `PAGE_CHARS`.
 
-    Read page by page, of up to `page` events and some `PAGE_CHARS`, outside any transaction.
+    An empty list where there are no more.
     """
-    after = 0
-    while sizes := store.sizes(after, page):
-        before, after = after, _end_of_page(sizes)
-        for number, row in store.numbered(before, after):
-            stored_at, text = decode(row)
-            yield Stored(number, str(row), text, stored_at)
+    sizes = store.sizes(number, most)
+    if not sizes:
+        return []
+    rows = store.numbered(number, _end_of_page(sizes))
+    return [Stored(key, str(row), text, stored_at) for key, row in rows for stored_at, text in [decode(row)]]
 
 
 def _end_of_page(sizes: list[tuple[int, int]]) -> int:
@@ -292,28 +291,3 @@ def _letter(key: str, row: object) -> DeadLetter:
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise QueueDamagedError("a dead letter doesn't read") from error
-
-
-def account(store: Store) -> Account:
-    """Add up what became of every event, in constant time. One consistent view needs the lock."""
-    ledger = Ledger.decode(store.get("ledger"))
-    rows, size = store.totals()
-    oldest = next(pending_events(store), None)
-    return Account(
-        captured=decode_number(store.get("sequence")) + ledger.refused,
-        delivered=ledger.delivered,
-        pending=rows - len(META) - ledger.dead,
-        dead=ledger.dead,
-        losses=dict(ledger.lost),
-        pending_bytes=size,
-        oldest_at=oldest.stored_at if oldest else None,
-    )
-
-
-def verify(store: Store) -> None:
-    """Raise QueueDamagedError unless the account adds up, and knows of as many dead letters as there are."""
-    found = account(store)
-    if not found.balanced:
-        raise QueueDamagedError("the account does not add up")
-    if found.dead != len(dead_letters(store)):
-        raise QueueDamagedError("dead letters are missing")

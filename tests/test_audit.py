@@ -29,7 +29,7 @@ DAY = "2026-11-23"
 
 def version(name: str, commands: dict[str, tuple[int, dict[str, int]]], catalogue: str = "") -> Version:
     """Write a version in short: `{"ktx scan ok": (3, {"scan": 3})}` are three runs that ended ok and had a scan."""
-    found = Version(name, DAY, DAY, catalogue.split())
+    found = Version(name, DAY, DAY, catalogue.split(), {})
     for path, (runs, events) in commands.items():
         command, _, outcome = path.rpartition(" ")
         found.commands.setdefault(command, {})[outcome] = Ran(runs, events)

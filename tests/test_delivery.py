@@ -231,7 +231,8 @@ def test_a_host_that_is_not_encrypted_needs_a_word_of_the_operator(home: Path) -
     refused = flush(home, "run", "--max-seconds", "0.2")
     assert (refused.returncode, "KTX_TELEMETRY_ALLOW_HTTP=1" in refused.stderr) == (2, True)
     allowed = flush(home, "run", "--max-seconds", "0.2", env=environment(KTX_TELEMETRY_ALLOW_HTTP="1"))
-    assert (allowed.returncode, allowed.stderr) == (0, "")
+    # An address that nobody has: some networks say so at once, others never answer, and then the time is up.
+    assert (allowed.returncode in (0, 75), "KTX_TELEMETRY_ALLOW_HTTP" in allowed.stderr) == (True, False)
     assert status(home)["pending"] == 2
 
 

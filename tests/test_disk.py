@@ -1,4 +1,4 @@
-"""What spool/disk.py relies on in diskcache, one test per behaviour: a new release shows here first."""
+"""What the store relies on in diskcache and SQLite, one test per behaviour: a new release shows here first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import diskcache
 import pytest
 
 from spool.database import Database
@@ -17,8 +18,8 @@ from spool.disk import DATABASE, SETTINGS, Value, read_whole
 from spool.errors import QueueDamagedError
 from spool.paths import Paths
 from spool.record import FORMAT, encode
-from spool.store import Store, open_store
-from spool.transaction import pending_events
+from spool.store import Store, make_store, open_store
+from spool.transaction import Stored, events_after
 from spool.wreckage import read_wreck
 from tests.support.processes import run_python
 
@@ -37,15 +38,23 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(folder: Path) -> Iterator[Store]:
     """A new store, closed at the end."""
-    store = open_store(folder, create=True, durability="process", timeout_s=1.0)
+    store = make_store(folder, durability="process")
     yield store
     store.close()
 
 
 def pragma(store: Store, name: str) -> object:
-    """Ask the connection that the store uses in this thread."""
-    ((value,),) = store.cache._sql(f"PRAGMA {name}").fetchall()  # noqa: SLF001 - it has no public way to ask
+    """Ask the connection that the store uses."""
+    ((value,),) = store._sql(f"PRAGMA {name}").fetchall()  # noqa: SLF001 - no code of ours asks
     return value
+
+
+def pages(store: Store, most: int) -> Iterator[Stored]:
+    """Go through the pending events page by page, as the queue does."""
+    after = 0
+    while page := events_after(store, after, most):
+        after = page[-1].number
+        yield from page
 
 
 def plant(folder: Path, *row: object) -> None:
@@ -152,7 +161,7 @@ def test_the_events_are_read_on_while_rows_are_deleted_and_added(store: Store) -
     for number in range(1, 301):
         store.add(number, encode(0.0, "x"))
     seen = []
-    for stored in pending_events(store, 50):
+    for stored in pages(store, 50):
         seen.append(stored.number)
         store.delete(stored.number)
         if stored.number == 100:
@@ -173,16 +182,16 @@ def test_a_page_of_large_events_is_bounded_in_bytes(store: Store, monkeypatch: p
     for number in range(1, 12):
         store.add(number, encode(0.0, "x" * 300))
     store.add(12, encode(0.0, "x" * 3_000))
-    pages: list[int] = []
+    lengths: list[int] = []
     original = store.numbered
 
     def noted(after: int, last: int) -> list[tuple[int, Value]]:
-        pages.append(len(rows := original(after, last)))
+        lengths.append(len(rows := original(after, last)))
         return rows
 
     monkeypatch.setattr(store, "numbered", noted)
-    assert [stored.number for stored in pending_events(store, 500)] == list(range(1, 13))
-    assert pages == [3, 3, 3, 2, 1]
+    assert [stored.number for stored in pages(store, 500)] == list(range(1, 13))
+    assert lengths == [3, 3, 3, 2, 1]
 
 
 @pytest.mark.parametrize("value", [b"bytes", None, 1.5, ["list"], True])
@@ -274,10 +283,10 @@ def test_a_folder_is_taken_by_its_name(name: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "elsewhere"))
     folder = tmp_path / name / name
     folder.mkdir(parents=True)
-    for create in (True, False):
-        store = open_store(folder, create=create, durability="process", timeout_s=1.0)
-        store.add("format", FORMAT)
-        store.close()
+    store = make_store(folder, durability="process")
+    store.add("format", FORMAT)
+    store.close()
+    open_store(folder, durability="process", timeout_s=1.0).close()
     assert (folder / DATABASE).stat().st_size > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["user", name])
     assert list((tmp_path / "user").iterdir()) == []
@@ -288,9 +297,9 @@ def test_the_settings_after_opening_are_ours(store: Store, folder: Path) -> None
     store.add("format", FORMAT)
     store.close()
     for durability in ("power", "process"):
-        reopened = open_store(folder, create=False, durability=durability, timeout_s=1.0)
-        stored = {name: reopened.cache.reset(name) for name in SETTINGS}
-        assert stored == SETTINGS
+        reopened = open_store(folder, durability=durability, timeout_s=1.0)
+        stored = dict(reopened._sql("SELECT key, value FROM Settings").fetchall())  # noqa: SLF001 - as above
+        assert {name: stored[name] for name in SETTINGS} == SETTINGS
         in_force = {name: pragma(reopened, name) for name in ("journal_mode", "mmap_size", "cache_size")}
         assert in_force == {"journal_mode": "wal", "mmap_size": 0, "cache_size": 1000}
         assert pragma(reopened, "auto_vacuum") == 1
@@ -307,8 +316,19 @@ def test_nothing_is_evicted_or_culled(store: Store) -> None:
     assert store.totals()[0] == 2_001
 
 
+def test_any_diskcache_reads_what_lies_there(store: Store, folder: Path) -> None:
+    """Its own `Cache`, with its own settings, gives every row back under its key."""
+    with store.transact():
+        store.add(1, "first")
+        store.add("sequence", 7)
+    store.close()
+    with diskcache.Cache(str(folder)) as cache:
+        assert [(key, cache[key]) for key in cache] == [(1, "first"), ("sequence", 7)]
+        assert len(cache) == 2
+
+
 def test_power_holds_in_every_thread_and_after_every_reconnect(paths: Paths) -> None:
-    """Each connection starts at what the file says (NORMAL): under `power` all of them work at FULL."""
+    """Each connection starts at NORMAL: under `power` all of them work at FULL."""
     database = Database(paths, "power")
     levels: list[object] = []
 

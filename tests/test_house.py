@@ -25,7 +25,7 @@ EVERYTHING = SOURCES | trees("scripts", "tests")
 # Each third-party library, the modules that import it, and why, where it is more than one.
 IMPORTERS = {
     "crontab": {"flusher/crontab.py"},
-    "diskcache": {"spool/disk.py"},
+    "diskcache": {"spool/cache.py"},
     "filelock": {"spool/lock.py"},
     "jinja2": {"flusher/report_page.py"},
     "leather": {"flusher/report_charts.py"},
@@ -67,7 +67,6 @@ LONGER = {  # a limit of its own each, so that it can't grow
     "spool/database.py": (375, "all that is checked before diskcache sees a queue, and how one is made"),
     "spool/recorder.py": (350, "consent, composition and the queue meet here, once"),
     "spool/telemetry.py": (310, "every method of the object that a host holds, with its promise"),
-    "spool/transaction.py": (320, "every change of the queue, so that the account is kept in one place"),
     "scripts/soak.py": (320, "a run of hours: its one story is best read from top to bottom"),
 }
 # A file of tests is one guarantee with its table of cases; it is read case by case.

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from spool.account import Account
 from spool.errors import OptedOutError
-from spool.ledger import Account
 from spool.paths import Paths
 from spool.queue import REFUSED, Queue
 from spool.settings import Limits

@@ -19,7 +19,7 @@ import pytest
 
 from flusher.report import collect
 from spool import Telemetry
-from spool.ledger import Account
+from spool.account import Account
 from spool.paths import Paths
 from spool.queue import Queue
 from tests.support.crontabs import NEEDS_CRON, Crontabs

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spool.redaction import Redactor, error_class, flags_present, redact, whereabouts
+from spool.command_line import flags_present
+from spool.redaction import Redactor, error_class, redact, whereabouts
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))
 # A secret between two rare ends, so that either half would be seen.

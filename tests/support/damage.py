@@ -15,8 +15,8 @@ from flusher.absorb import absorb
 from flusher.context import Context, Options, Result
 from flusher.run import run
 from spool import Receipt, Telemetry
+from spool.account import Account
 from spool.disk import DATABASE
-from spool.ledger import Account
 from spool.paths import Paths
 from spool.queue import Queue
 from tests.support.local_posthog import LocalPostHog

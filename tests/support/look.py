@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from flusher.absorb import absorb
 from spool import Telemetry, aside
+from spool.account import Account
 from spool.destination import host_catalogue
 from spool.identity import consent
-from spool.ledger import Account
 from spool.paths import Paths
 from spool.queue import Queue
 

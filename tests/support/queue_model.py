@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from spool.ledger import Account
+from spool.account import Account
 from spool.settings import Limits
 from spool.transaction import DeadLetter, Stored
 
