@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spool.identity import Identity
     from spool.span import OpenSpan
     from spool.telemetry import Telemetry
+    from spool.world import World
 
 __all__ = ["CommandSpan"]
 
@@ -73,47 +74,48 @@ class CommandSpan:
         recorder = self._telemetry.recorder
         self._pid, self._started_s = os.getpid(), time.monotonic()
         self._telemetry.declared.update(self.path)
-        if recorder.silenced_by() is not None or not recorder.load():
+        world = recorder.look()
+        if recorder.silenced_by(world) is not None or not recorder.load():
             return
         self._began = datetime.now(UTC)
         with recorder.held():
             self._telemetry.under_way = self
             try:
-                self._begin()
+                self._begin(world)
             except InvalidEventError as error:
                 self._telemetry.under_way = None
                 recorder.lose(error)
             except Exception:  # noqa: BLE001 - the command comes first, whatever becomes of its span
                 return
 
-    def _begin(self) -> None:
+    def _begin(self, world: World) -> None:
         recorder = self._telemetry.recorder
-        admitted = recorder.admit(recorder.paths)
-        if not (admitted.identity.enabled or recorder.debug):
+        admitted = recorder.admit(world)
+        if not (admitted.identity.enabled or world.debug):
             return
         if self._project is not None:
             self._group = self._telemetry.project_id(self._project)
         message = self._draft(admitted.identity)
         self._uuid = message["uuid"]
         self._emitted_before, recorder.emitted = recorder.emitted, set()
-        self._write(message)
+        self._write(world, message)
 
     def _draft(self, identity: Identity) -> dict[str, Any]:
         """Compose the event as of a command of which nothing more is heard."""
         compose = self._telemetry.recorder.compose
         return compose(identity, "command", self._fields(), timestamp=self._began, **self._identifiers())
 
-    def _write(self, message: Mapping[str, Any]) -> None:
+    def _write(self, world: World, message: Mapping[str, Any]) -> None:
         """Write the span's file, in place of the one before if there is one."""
         recorder, before = self._telemetry.recorder, self._file
-        if recorder.debug or recorder.paths is None:
+        if world.debug or world.paths is None:
             return
         from spool.span import OpenSpan  # noqa: PLC0415 - for hosts that have commands
 
-        recorder.spool(recorder.paths)
+        recorder.spool(world.paths)
         with suppress(SpoolError):  # without its file a kill is not seen; every other end is
             durable = recorder.options.durability == "power"
-            self._file = OpenSpan(recorder.paths, message["uuid"], message, durable=durable)
+            self._file = OpenSpan(world.paths, message["uuid"], message, durable=durable)
             if before is not None:
                 before.forget()
 
@@ -173,7 +175,8 @@ class CommandSpan:
             return
         recorder = self._telemetry.recorder
         with recorder.held(), suppress(Exception):  # as at the beginning
-            self._write(self._draft(recorder.admit(recorder.paths).identity))
+            world = recorder.look()
+            self._write(world, self._draft(recorder.admit(world).identity))
 
     def touch(self) -> None:
         """Leave word that the command lives."""
@@ -247,6 +250,7 @@ class CommandSpan:
             fields = {**self._fields(), "durationMs": duration_ms, **ending()}
             try:
                 recorder.record(
+                    recorder.look(),
                     lambda identity: recorder.compose(identity, "command", fields, **identifiers),
                     closes=identifiers["uuid"],
                 )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from spool.settings import env_prefix
 
-__all__ = ["Decision", "File", "Home", "decide", "is_set", "opted_out_by"]
+__all__ = ["Decision", "File", "Home", "decide", "is_set", "off_variables", "opted_out_by"]
 
 
 class Home(enum.Enum):
@@ -43,10 +43,14 @@ def is_set(value: str | None) -> bool:
     return (value or "").strip().lower() not in ("", "0", "false")
 
 
+def off_variables(app: str) -> tuple[str, str, str]:
+    """Name the variables of which each may switch telemetry off."""
+    return env_prefix(app) + "TELEMETRY_DISABLED", "DO_NOT_TRACK", "CI"
+
+
 def opted_out_by(app: str, env: Mapping[str, str]) -> str | None:
     """Name the variable that switches this process off, if one does."""
-    names = (env_prefix(app) + "TELEMETRY_DISABLED", "DO_NOT_TRACK", "CI")
-    return next((name for name in names if is_set(env.get(name))), None)
+    return next((name for name in off_variables(app) if is_set(env.get(name))), None)
 
 
 def decide(app: str, env: Mapping[str, str], home: Home, file: File) -> Decision:

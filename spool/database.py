@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from spool.disk import DATABASE, Key, Value, read_whole, translated
-from spool.errors import DiskFullError, LockBusyError, QueueDamagedError, SpoolError, UnavailableError
+from spool.disk import DATABASE, Key, Value, in_our_words, read_whole, translated
+from spool.errors import DiskFullError, QueueDamagedError, SpoolError, UnavailableError
 from spool.files import private_folder, refuse_links, sync_folder, write_new
-from spool.interrupts import signals_held
 from spool.ledger import Ledger
 from spool.lock import FileLock
 from spool.paths import Paths
@@ -27,6 +25,7 @@ from spool.record import decode_number, encode_number
 from spool.settings import Durability
 from spool.store import Store, make_store, open_store
 from spool.transaction import META, Transaction
+from spool.turn import Turn
 
 __all__ = ["Database"]
 
@@ -56,8 +55,7 @@ class Database:
         _live.add(self)
 
     def _reset(self) -> None:
-        self._turn = threading.Lock()
-        self._owner: int | None = None
+        self._turn = Turn(self.lock)
         self._store: Store | None = None
         self._barred = False
         self._opened: os.stat_result | None = None
@@ -65,41 +63,13 @@ class Database:
 
     # -- turns ------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def exclusive(self, wait_s: float) -> Iterator[float]:
-        """Be the only thread of the only process at the queue, or raise LockBusyError after `wait_s`.
-
-        Gives the deadline (of `time.monotonic`) for whatever else has to be waited for. Signals wait
-        meanwhile. A re-entry from a signal handler or a destructor is refused at once: the append that it
-        interrupted could not go on.
-        """
+    def exclusive(self, wait_s: float) -> AbstractContextManager[float]:
+        """Give a block in which this is the only thread of the only process at the queue; see `Turn.taken`."""
         if self._pid != os.getpid():
             self._leave_to_parent()
         if self._barred:
             raise UnavailableError("this process was forked while the queue was open")
-        if self._owner == threading.get_ident():
-            raise LockBusyError("an append of this thread is under way")
-        deadline = time.monotonic() + wait_s
-        with signals_held():
-            if not self._turn.acquire(timeout=wait_s):
-                raise LockBusyError(f"another thread held the queue for {wait_s:g} s")
-            try:
-                self._owner = threading.get_ident()
-                self._take_lock(max(0.0, deadline - time.monotonic()))
-                yield deadline
-            finally:
-                self._leave()
-
-    def _leave(self) -> None:
-        try:
-            self.lock.release()
-        finally:
-            self._owner = None
-            self._turn.release()
-
-    def _take_lock(self, wait_s: float) -> None:
-        with translated():
-            self.lock.acquire(wait_s)
+        return self._turn.taken(wait_s)
 
     def before_fork(self) -> bool:
         """Keep every thread out of SQLite while a fork is made, and let no connection cross it.
@@ -107,20 +77,18 @@ class Database:
         SQLite's own mutexes are copied as they are: held by a thread that the child doesn't have, they
         would stop the child for ever. True if the turn was taken, and is to be given back by the parent.
         """
-        if self._pid != os.getpid() or self._owner == threading.get_ident():
-            return False
-        if not self._turn.acquire(timeout=_FORK_WAIT_S):
+        if self._pid != os.getpid() or self._turn.is_ours or not self._turn.keep_threads_out(_FORK_WAIT_S):
             return False
         if self._store is not None:
             with suppress(SpoolError):  # somebody sits on the lock: the child leaves the connection alone
-                self._take_lock(_FORK_WAIT_S)
+                self._turn.lock_processes_out(_FORK_WAIT_S)
                 self.discard()
                 self.lock.release()
         return True
 
     def after_fork(self) -> None:
         """Give the turn back, in the parent."""
-        self._turn.release()
+        self._turn.let_threads_in()
 
     def _leave_to_parent(self) -> None:
         barred = self._barred or self._store is not None
@@ -184,11 +152,14 @@ class Database:
                     result = operation(transaction)
                     transaction.save()
             except BaseException as error:
-                moved = isinstance(error, UnavailableError | QueueDamagedError) and not self._is_current()
+                said = in_our_words(error)
+                moved = isinstance(said, UnavailableError | QueueDamagedError) and not self._is_current()
                 self.discard()
-                if not moved:
+                if moved:
+                    continue
+                if said is error:
                     raise
-                continue
+                raise said from error
             if self._is_current():
                 return result
             self.discard()  # the folder was removed under us: what was written is gone with it
@@ -208,9 +179,11 @@ class Database:
         store = self._ready(deadline)
         try:
             return operation(store)
-        except BaseException:
+        except BaseException as error:
             self.discard()
-            raise
+            if (said := in_our_words(error)) is error:
+                raise
+            raise said from error
 
     def rebuild(self, reason: str, wait_s: float) -> None:
         """Move the queue to quarantine and go on with what reads: for damage found while reading rows."""
@@ -267,10 +240,11 @@ class Database:
     def _is_current(self) -> bool:
         try:
             named = os.stat(self.paths.database, follow_symlinks=False)
-            os.stat(f"{self.paths.database}-wal", follow_symlinks=False)
         except OSError:
             return False
-        return self._opened is not None and os.path.samestat(named, self._opened)
+        # The file beside it is only asked after, for half of the time.
+        is_ours = self._opened is not None and os.path.samestat(named, self._opened)
+        return is_ours and os.access(self.paths.log, os.F_OK)
 
     def _ready(self, deadline: float) -> Store:
         """Give the open store; called under the lock. Whether its file still bears the name shows afterwards."""

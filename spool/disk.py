@@ -7,15 +7,13 @@ settings that stand in a file which somebody changed.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from spool.errors import DiskFullError, QueueDamagedError, SpoolError, UnavailableError
 from spool.record import FORMAT
@@ -27,15 +25,13 @@ __all__ = [
     "Key",
     "Value",
     "connect",
+    "in_our_words",
     "read_for_good",
     "read_whole",
     "sqlite_facts",
     "translated",
-    "translating",
 ]
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Key = int | str
 Value = int | str
 
@@ -78,29 +74,17 @@ def translated() -> Iterator[None]:
     """Turn what SQLite and the system raise into the spool's errors."""
     try:
         yield
-    except SpoolError:
-        raise
     except (sqlite3.Error, OSError) as error:
-        raise _translation(error) from error
+        raise in_our_words(error) from error
 
 
-def translating(method: Callable[P, T]) -> Callable[P, T]:
-    """Do the same for one method of ours, that raises nothing by itself; cheaper, for a capture calls six of them."""
-
-    @functools.wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(*args, **kwargs)
-        except (sqlite3.Error, OSError) as error:
-            raise _translation(error) from error
-
-    return call
-
-
-def _translation(error: sqlite3.Error | OSError) -> SpoolError:
+def in_our_words(error: BaseException) -> BaseException:
+    """Give the spool's error for one of SQLite or the system; any other one as it is."""
     if isinstance(error, sqlite3.Error):
         return _verdict(error)
-    return UnavailableError(f"the queue can't be reached: {error.strerror or error}")
+    if isinstance(error, OSError):
+        return UnavailableError(f"the queue can't be reached: {error.strerror or error}")
+    return error
 
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT}

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spool.consent import File, Home, decide, opted_out_by
+from spool.consent import File, Home, decide
 from spool.files import read_bounded, sync_folder, write_atomic, write_new
 from spool.paths import Paths
 
@@ -184,12 +184,12 @@ class Watch:
         self._home: Path | None = None
         self._last: Consent | None = None
 
-    def consent(self, paths: Paths | None, env: Mapping[str, str]) -> Consent:
-        """Give what `consent` gives, from memory while file and home are the same."""
+    def consent(self, paths: Paths | None, env: Mapping[str, str], off_by: str | None) -> Consent:
+        """Give what `consent` gives, from memory while file and home are the same and no variable says no."""
         last = self._last
         if last is not None and paths is not None and paths.home == self._home:
             unchanged = last.signature is not None and last.signature == signature(paths)
-            if unchanged and opted_out_by(self._app, env) is None and last.identity.install_id is not None:
+            if unchanged and off_by is None and last.identity.install_id is not None:
                 return last
         self._home = paths.home if paths else None
         self._last = consent(self._app, paths, env)

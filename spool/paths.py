@@ -39,6 +39,11 @@ class Paths:
         return str(self.queue / "cache.db")
 
     @cached_property
+    def log(self) -> str:
+        """What SQLite writes first."""
+        return f"{self.database}-wal"
+
+    @cached_property
     def queue_lock(self) -> Path:
         """Held around every open, append, settle and close of the queue."""
         return self.spool / "queue.lock"

@@ -8,15 +8,17 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import get_ident
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from spool.consent import File, is_set, opted_out_by
+from spool.consent import File, Home
 from spool.errors import InvalidEventError, OptedOutError, SpoolError
-from spool.identity import Consent, Identity, Signature, Watch, consent, signature
+from spool.identity import Consent, Identity, Signature, Watch, consent, inspect, signature
 from spool.notice import first_run_notice, say
-from spool.paths import Paths, resolve_home
-from spool.settings import TESTING, Durability, FlushMode, Limits, env_prefix
-from spool.wipe import is_wiped, wipe_once
+from spool.paths import Paths
+from spool.settings import Durability, FlushMode, Limits, env_prefix
+from spool.wipe import is_wiped, refused_by_mark, wipe_once
+from spool.world import Environment, World
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -64,13 +66,13 @@ class Recorder:
         self.on_event: Callable[[], None] | None = None
         # The names of the events that are on disk since the command began, or the process: for the audit.
         self.emitted: set[str] = set()
+        self._environment = Environment(options.app, options.home)
         self._watch = Watch(options.app)
         self._spools: dict[Path, Spool] = {}
-        self._homes: dict[tuple[str | None, ...], Paths] = {}
-        self._home_variables = (TESTING, self.prefix + "HOME", "HOME")
-        _ = self.paths  # a relative home is one below the working folder of now, wherever the host goes later
         self._common: dict[str, Any] | None = None
         self._held: Callable[[], AbstractContextManager[None]] | None = None
+        # spool.event, from `load` on: json and all.
+        self._event: ModuleType | None = None
         self._loading: int | None = None
         self._missed = 0
         # The process is at its end: nobody waits for a child of its any more.
@@ -83,13 +85,7 @@ class Recorder:
     @property
     def paths(self) -> Paths | None:
         """The files of this host's home, or None where no home can be named."""
-        named = tuple(map(os.environ.get, self._home_variables))
-        if named not in self._homes:
-            home = resolve_home(self.options.app, None if named[0] else self.options.home, os.environ)
-            if home is None:
-                return None
-            self._homes[named] = Paths(home)
-        return self._homes[named]
+        return self._environment.paths
 
     @property
     def identity(self) -> Identity:
@@ -99,39 +95,43 @@ class Recorder:
     @property
     def strict(self) -> bool:
         """Whether programming mistakes raise."""
-        return is_set(os.environ.get(self.prefix + "TELEMETRY_STRICT")) or bool(os.environ.get(TESTING))
+        return self._environment.strict
 
-    @property
-    def debug(self) -> bool:
-        """Whether events are shown and neither stored nor sent."""
-        return is_set(os.environ.get(self.prefix + "TELEMETRY_DEBUG"))
+    def look(self) -> World:
+        """Read the environment, once for what is done next."""
+        return self._environment.look()
 
-    def silenced_by(self) -> str | None:
+    def silenced_by(self, world: World | None = None) -> str | None:
         """Name what switches this process off: a variable, or the file of a person who said no before it began.
 
         Debug mode shows events all the same.
         """
-        return None if self.debug else opted_out_by(self.options.app, os.environ) or self._refused()
+        world = world or self.look()
+        return None if world.debug else world.off_by or self._refused(world)
 
-    def _refused(self) -> str | None:
+    def _refused(self, world: World) -> str | None:
         """Name the file that says no and whose opt-out was carried out; asked as long as nothing is loaded.
 
         Whoever said no doesn't pay for the modules of a queue that stays empty.
         """
-        paths = self.paths
+        paths = world.paths
         if self._held is not None or paths is None:
             return None
-        now = self._watch.consent(paths, os.environ)
+        with suppress(OSError):
+            if refused_by_mark(paths) and inspect(paths.home) is Home.USABLE:
+                return "telemetry.json"
+        now = self._watch.consent(paths, os.environ, world.off_by)
         if now.file is not File.DISABLED or now.identity.decided_by != "telemetry.json":
             return None
         with suppress(OSError):
             return now.identity.decided_by if is_wiped(paths, now.signature) else None
         return None
 
-    def admit(self, paths: Paths | None) -> Consent:
+    def admit(self, world: World) -> Consent:
         """Give the consent to capture under; the first run mints an identity, an opt-out deletes what waits."""
-        now = self._watch.consent(paths, os.environ)
-        if paths is None or self.debug:
+        paths = world.paths
+        now = self._watch.consent(paths, os.environ, world.off_by)
+        if paths is None or world.debug:
             return now
         said_no = now.file is File.DISABLED and now.identity.decided_by == "telemetry.json"
         if said_no and self._wiped != now.signature:  # once a process: what stays is deleted by the next one
@@ -147,7 +147,7 @@ class Recorder:
             return now._replace(identity=Identity(None, enabled=False, decided_by="home not usable"))
         if minted:
             say(first_run_notice(self.options.app, self.prefix), dim=True)
-        return self._watch.consent(paths, os.environ)
+        return self._watch.consent(paths, os.environ, world.off_by)
 
     def _first_event(self, install_id: str) -> str:
         identity = Identity(install_id, enabled=True, decided_by="first run")
@@ -167,7 +167,7 @@ class Recorder:
                 from spool import destination, emitted, event, host_facts, spool  # noqa: F401, PLC0415 - at first use
                 from spool.interrupts import signals_held  # noqa: PLC0415 - with them
 
-                self._held = signals_held
+                self._event, self._held = event, signals_held
             finally:
                 self._loading = None
         return True
@@ -188,19 +188,29 @@ class Recorder:
         **options: Any,
     ) -> dict[str, Any]:
         """Put an event together under an identity; InvalidEventError if it is none, or not in the catalogue."""
-        from spool.event import compose, envelope  # noqa: PLC0415 - json and uuid, when something is captured
-        from spool.host_facts import host_facts  # noqa: PLC0415 - with them
-
-        if self._common is None:
-            self._common = host_facts(self.options.version, os.environ)
-        return compose(
+        assert self._event is not None  # noqa: S101 - `load` comes first
+        message: dict[str, Any] = self._event.compose(
             event,
             self.check(event, properties),
-            {**self._common, **envelope(groups, **self.options.privacy)},
+            self._envelope(groups),
             distinct_id=distinct_id or identity.install_id or "unknown",
             timestamp=options.get("timestamp"),
             uuid=options.get("uuid"),
         )
+        return message
+
+    def _envelope(self, groups: Mapping[str, str] | None) -> dict[str, Any]:
+        """Give the properties that every event has; made once for the events without groups, which most are."""
+        assert self._event is not None  # noqa: S101 - as in `compose`
+        if groups is None and self._common is not None:
+            return self._common
+        from spool.host_facts import host_facts  # noqa: PLC0415 - once, when something is captured
+
+        facts = host_facts(self.options.version, os.environ)
+        envelope = {**facts, **self._event.envelope(groups, **self.options.privacy)}
+        if groups is None:
+            self._common = envelope
+        return envelope
 
     def check(self, event: str, properties: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Hold an event against the host's catalogue, if there is one."""
@@ -210,26 +220,26 @@ class Recorder:
 
     def freeze(self, message: Mapping[str, Any]) -> Event:
         """Freeze an event within the limit of its size."""
-        from spool.event import freeze  # noqa: PLC0415 - json, when something is captured
+        assert self._event is not None  # noqa: S101 - `load` comes first
+        frozen: Event = self._event.freeze(message, self.options.limits.max_event_bytes)
+        return frozen
 
-        return freeze(message, self.options.limits.max_event_bytes)
-
-    def record(self, compose: Callable[[Identity], Mapping[str, Any]], closes: str | None = None) -> Receipt:
+    def record(
+        self, world: World, compose: Callable[[Identity], Mapping[str, Any]], closes: str | None = None
+    ) -> Receipt:
         """Put the event that `compose` makes for the identity on disk; call it with signals held.
 
         `closes` is the uuid of the command whose event it is. Raises InvalidEventError in strict mode.
         """
         try:
-            paths = self.paths
-            admitted = self.admit(paths)
-            debug = self.debug
-            if not (debug or admitted.identity.enabled):
+            admitted = self.admit(world)
+            if not (world.debug or admitted.identity.enabled):
                 return Receipt("disabled", reason=admitted.identity.decided_by)
             message = compose(admitted.identity)
             frozen = self.freeze(message)
-            if debug or paths is None:
+            if world.debug or world.paths is None:
                 return self._show(frozen)
-            receipt = self._put(paths, admitted, frozen, closes)
+            receipt = self._put(world.paths, admitted, frozen, closes)
             if receipt:
                 self.emitted.add(message["event"])
             return receipt
@@ -243,12 +253,13 @@ class Recorder:
         """Count an event that is none: a programming mistake, which raises in strict mode."""
         if self.strict:
             raise mistake
-        if not self.debug and (paths := self.paths) is not None:
-            self.spool(paths).count_lost(mistake.cause)
+        world = self.look()
+        if not world.debug and world.paths is not None:
+            self.spool(world.paths).count_lost(mistake.cause)
 
     def _put(self, paths: Paths, admitted: Consent, frozen: Event, closes: str | None = None) -> Receipt:
         def guard() -> None:
-            if signature(paths) != admitted.signature and not self.admit(paths).identity.enabled:
+            if signature(paths) != admitted.signature and not self.admit(self.look()).identity.enabled:
                 raise OptedOutError("consent was withdrawn")
 
         if self.on_event is not None:
@@ -257,7 +268,7 @@ class Recorder:
         while self._missed:
             self._missed -= 1
             spool.tally.add("reentered")
-        if not os.path.exists(paths.destination):
+        if not os.access(paths.destination, os.F_OK):
             self._leave_destination(paths)
         try:
             reason = spool.put(frozen, guard, closes)
@@ -282,7 +293,7 @@ class Recorder:
             return
 
         def allowed() -> bool:
-            return self.silenced_by() is None and self._watch.consent(paths, os.environ).identity.enabled
+            return self.silenced_by() is None and self.identity.enabled
 
         with suppress(Exception):  # the host comes first, and an audit does without one run
             from spool.emitted import Sighting, note  # noqa: PLC0415 - at the end of what captured something
@@ -340,7 +351,7 @@ class Recorder:
         spool = self._spools.pop(home, None)
         if spool is not None:
             spool.close()
-        self._homes = {named: paths for named, paths in self._homes.items() if paths.home != home}
+        self._environment.forget(home)
         self._common = None
         self.emitted = set()
 

@@ -8,12 +8,13 @@ code), and read and delete the files that others name. Here a row is a plain tex
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import cast
 
-from spool.disk import Key, Value, connect, translating
+from spool.disk import Key, Value, connect
 from spool.errors import QueueDamagedError
 from spool.settings import Durability
 
@@ -38,33 +39,20 @@ def make_store(folder: Path, *, durability: Durability) -> Store:
 
 
 class Store:
-    """The rows of one open queue. Every method raises the spool's errors only.
+    """The rows of one open queue. What writes belongs inside `transact`.
 
-    A row that is not plain text or an integer, inline, raises QueueDamagedError before it is looked at. What writes
-    belongs inside `transact`.
+    A row that is not plain text or an integer, inline, raises QueueDamagedError before it is looked at. What SQLite
+    raises comes out as it is: `Database` says it in the spool's words.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._sql = connection.execute
 
-    @contextmanager
-    def transact(self) -> Iterator[None]:
-        """Commit what the block wrote, or nothing of it: what the block raises is raised as it is."""
-        self._say("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            with suppress(Exception):  # the first error says more than that of the rollback
-                self._sql("ROLLBACK")
-            raise
-        self._say("COMMIT")
+    def transact(self) -> _Block:
+        """Give a block that is committed, or nothing of it: what it raises is raised as it is."""
+        return _Block(self._sql)
 
-    @translating
-    def _say(self, statement: str) -> None:
-        self._sql(statement)
-
-    @translating
     def get(self, key: Key) -> Value | None:
         """Give the value of a key; None where there is no such row."""
         rows = self._sql(_GET, (key,)).fetchall()
@@ -72,7 +60,6 @@ class Store:
             return None
         return _plain_value(*rows[0])
 
-    @translating
     def add(self, key: Key, value: Value) -> bool:
         """Add a row; False where the key is taken."""
         try:
@@ -81,23 +68,19 @@ class Store:
             return False
         return True
 
-    @translating
     def set(self, key: Key, value: Value) -> None:
         """Give a key its value, new or not."""
         if self._sql(_CHANGE, (value, _size(key, value), key)).rowcount != 1:
             self.add(key, value)
 
-    @translating
     def delete(self, key: Key) -> bool:
         """Delete a row; False where there is none."""
         return bool(self._sql(_DELETE, (key,)).rowcount)
 
-    @translating
     def take(self, key: Key, value: Value) -> bool:
         """Delete a row if it still holds `value`; False where it does not."""
         return bool(self._sql(_TAKE, (key, value)).rowcount)
 
-    @translating
     def totals(self) -> tuple[int, int]:
         """Count the rows, and the characters of those with integer keys, in constant time."""
         match sorted(self._sql(_TOTALS).fetchall()):
@@ -105,7 +88,6 @@ class Store:
                 return count, size
         raise QueueDamagedError("the queue's count of itself doesn't read")
 
-    @translating
     def head(self) -> tuple[Value | None, int, int]:
         """Give what an append looks at: the value of `sequence`, and the totals."""
         match self._sql(_HEAD).fetchall():
@@ -113,18 +95,15 @@ class Store:
                 return sequence, count, size
         raise QueueDamagedError("the queue's count of itself doesn't read")
 
-    @translating
     def sizes(self, after: int, most: int) -> list[tuple[int, int]]:
         """Give (key, characters) of up to `most` rows with integer keys above `after`, in their order."""
         rows = self._sql(_SIZES, (after, most)).fetchall()
         return [(int(_plain_key(key, raw)), int(size)) for key, raw, size in rows]
 
-    @translating
     def numbered(self, after: int, last: int) -> list[tuple[int, Value]]:
         """Give the rows with integer keys above `after` and up to `last`, in their order."""
         return [(int(key), value) for key, value in self._plain(_NUMBERED, after, last)]
 
-    @translating
     def named(self, prefix: str) -> list[tuple[str, Value]]:
         """Give the rows whose key is a text that begins with `prefix`, in the order of the keys."""
         return [(str(key), value) for key, value in self._plain(_NAMED, prefix, f"{prefix}\x7f")]
@@ -136,6 +115,27 @@ class Store:
     def close(self) -> None:
         """Close the connection. Under the lock, for the last one to close folds the log in."""
         self._connection.close()
+
+
+class _Block:
+    """One transaction. A class, for every capture has one, and a generator's block costs 2 us more."""
+
+    __slots__ = ("_sql",)
+
+    def __init__(self, sql: Callable[..., sqlite3.Cursor]) -> None:
+        self._sql = sql
+
+    def __enter__(self) -> None:
+        self._sql("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._sql("COMMIT")
+            return
+        with suppress(Exception):  # the first error says more than that of the rollback
+            self._sql("ROLLBACK")
 
 
 def _size(key: Key, value: Value) -> int:

@@ -115,8 +115,9 @@ class Telemetry:
         """
         from hashlib import sha256  # noqa: PLC0415 - OpenSSL, some milliseconds, for hosts with projects
 
-        if self.recorder.silenced_by() is None and self.recorder.load():
-            self.recorder.admit(self.paths)
+        world = self.recorder.look()
+        if self.recorder.silenced_by(world) is None and self.recorder.load():
+            self.recorder.admit(world)
         install_id = self.identity.install_id
         if install_id is None:
             return ""
@@ -142,9 +143,10 @@ class Telemetry:
         receipt; with `<APP>_TELEMETRY_STRICT=1` it raises InvalidEventError.
         """
         recorder = self.recorder
-        variable = recorder.silenced_by()
-        if variable is not None:
-            return Receipt("disabled", reason=variable)
+        world = recorder.look()
+        off_by = recorder.silenced_by(world)
+        if off_by is not None:
+            return Receipt("disabled", reason=off_by)
         if not recorder.load():
             return recorder.miss()
 
@@ -160,7 +162,7 @@ class Telemetry:
             )
 
         with recorder.held():  # what a handler of the host raises is the host's, and comes out after this
-            return recorder.record(compose)
+            return recorder.record(world, compose)
 
     def capture_exception(
         self,

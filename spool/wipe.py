@@ -10,11 +10,11 @@ import os
 from contextlib import suppress
 
 from spool.errors import SpoolError
-from spool.files import private_folder, write_atomic
-from spool.identity import Signature
+from spool.files import private_folder, read_bounded, write_atomic
+from spool.identity import Signature, signature
 from spool.paths import Paths
 
-__all__ = ["is_wiped", "wipe", "wipe_once"]
+__all__ = ["is_wiped", "refused_by_mark", "wipe", "wipe_once"]
 
 
 def wipe(paths: Paths, wait_s: float = 1.0) -> int:
@@ -48,8 +48,23 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
 
 def is_wiped(paths: Paths, decided: Signature | None) -> bool:
     """Tell whether nothing is left to delete after this decision. Raises OSError where it can't be read."""
-    mark = paths.spool / "wiped"
-    return not os.path.isdir(paths.spool) or (mark.exists() and mark.read_bytes() == repr(decided).encode())
+    return not os.path.isdir(paths.spool) or _mark(paths) == repr(decided).encode()
+
+
+def refused_by_mark(paths: Paths) -> bool:
+    """Tell whether `telemetry.json` is still the one that said no when it was carried out; False says nothing.
+
+    That spares an opted-out command the parsing of the file, json and all.
+    """
+    decided = signature(paths)
+    return decided is not None and _mark(paths) == repr(decided).encode()
+
+
+def _mark(paths: Paths) -> bytes:
+    try:
+        return read_bounded(paths.spool / "wiped")
+    except FileNotFoundError:
+        return b""
 
 
 def wipe_once(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> None:

@@ -240,7 +240,7 @@ def test_consent_that_changes_under_the_lock_is_seen(home: Path, server: LocalPo
     telemetry = Telemetry("ktx", "1", KEY, server.url, home, flush="never")
     assert telemetry.capture("before")
     recorder = telemetry.recorder
-    admitted = recorder.admit(Paths(home))
+    admitted = recorder.admit(recorder.look())
     frozen = recorder.freeze(recorder.compose(admitted.identity, "in between", {}))
     flush(home, "disable")
     receipt = recorder._put(Paths(home), admitted, frozen)  # noqa: SLF001 - the moment between the two
