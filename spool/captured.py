@@ -163,7 +163,7 @@ def _hints(home: Path) -> list[str]:
 
 def _read(home: Path) -> list[Event]:
     """Read what waits: in the queue, then aside. Nothing there is changed but spans of the dead."""
-    from spool import aside  # noqa: PLC0415 - diskcache and all, for a test that looks
+    from spool import aside  # noqa: PLC0415 - sqlite3 and all, for a test that looks
     from spool.event import check_stored  # noqa: PLC0415 - with it
     from spool.files import read_bounded  # noqa: PLC0415 - with it
     from spool.queue import Queue  # noqa: PLC0415 - with it

@@ -6,25 +6,23 @@ Everything that writes goes through `Database.write`: one lock, one deadline, on
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing, suppress
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import TypeVar
 
 from spool.disk import DATABASE, Key, Value, in_our_words, read_whole, translated
 from spool.errors import DiskFullError, QueueDamagedError, SpoolError, UnavailableError
-from spool.files import private_folder, refuse_links, sync_folder, write_new
+from spool.files import private_folder, refuse_links
 from spool.ledger import Ledger
 from spool.lock import FileLock
 from spool.paths import Paths
 from spool.record import decode_number, encode_number
 from spool.settings import Durability
-from spool.store import Store, make_store, open_store
-from spool.transaction import META, Transaction
+from spool.store import Store, open_store
+from spool.transaction import Transaction
 from spool.turn import Turn
 
 __all__ = ["Database"]
@@ -195,6 +193,7 @@ class Database:
 
         SQLite leaves deleted text in free pages; a new file does not.
         """
+        from spool import building  # noqa: PLC0415 - once for each opt-out
 
         def counters(store: Store) -> tuple[int, Ledger, int]:
             ledger = Ledger.decode(store.get("ledger"))
@@ -205,17 +204,13 @@ class Database:
             self.discard()
             ledger.lose(cause, gone)
             ledger.dead = 0
-            with translated():
-                self._stage({"sequence": encode_number(sequence), "ledger": ledger.encode()})
-                doomed = self.paths.spool / f"queue.wiped-{os.urandom(4).hex()}"
-                os.rename(self.paths.queue, doomed)
-                os.rename(self._staged, self.paths.queue)
-                shutil.rmtree(doomed, ignore_errors=True)
+            rows: dict[Key, Value] = {"sequence": encode_number(sequence), "ledger": ledger.encode()}
+            building.replace(self.paths, self.durability, rows)
             return gone
 
     def exists(self) -> bool:
         """Whether there is a queue, or one that a killed process left unfinished; creates none."""
-        return self.paths.queue.exists() or self._staged.exists()
+        return self.paths.queue.exists() or self.paths.queue_staged.exists()
 
     def close(self, wait_s: float) -> None:
         """Close the connection under the lock; without the lock, the end of the process does."""
@@ -254,7 +249,9 @@ class Database:
             with translated():
                 private_folder(self.paths.spool)
                 if not self.paths.queue.exists():
-                    self._create(timeout_s)
+                    from spool import building  # noqa: PLC0415 - once in the life of an install
+
+                    building.create(self.paths, self.durability, timeout_s)
                 private_folder(self.paths.queue)
                 refuse_links(self.paths.queue)
                 if not (self.paths.queue / DATABASE).exists():
@@ -263,64 +260,11 @@ class Database:
             self._opened = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
         return self._store
 
-    @property
-    def _staged(self) -> Path:
-        return self.paths.spool / "queue.new"
-
-    def _create(self, timeout_s: float) -> None:
-        """Bring the first queue into being, whole or not at all: built beside, then renamed.
-
-        A queue that a killed process left beside is adopted if it was finished: it may hold what that
-        process had salvaged.
-        """
-        if self._staged.exists():
-            with suppress(SpoolError):  # not finished, so nothing is in it that isn't elsewhere
-                open_store(self._staged, durability="process", timeout_s=timeout_s).close()
-                os.rename(self._staged, self.paths.queue)
-                return
-        self._stage({})
-        os.rename(self._staged, self.paths.queue)
-        if self.durability == "power":
-            for folder in (self.paths.queue, self.paths.spool, self.paths.home, self.paths.home.parent):
-                sync_folder(folder)
-
-    def _stage(self, rows: Mapping[Key, Value]) -> None:
-        """Build a queue with `rows` in `queue.new`; its `format` row is committed with the last of them."""
-        shutil.rmtree(self._staged, ignore_errors=True)
-        try:
-            private_folder(self._staged)
-            store = make_store(self._staged, durability=self.durability)
-            with closing(store), store.transact():
-                for key, value in {**META, **rows}.items():
-                    store.add(key, value)
-        except BaseException:  # on a full disk half a queue would keep the space that an event needs
-            shutil.rmtree(self._staged, ignore_errors=True)
-            raise
-
-    def _blank_page(self) -> bytes:
-        """Give the first page of a new queue."""
-        self._stage({})
-        return (self._staged / DATABASE).read_bytes()
-
-    # -- damage -----------------------------------------------------------------------------------------
-
     def _rebuild(self, reason: str) -> None:
-        """Move the damaged queue to quarantine, whole, and go on with what could be read of it.
-
-        Killed in the middle, it starts again or finds the finished copy: nothing is read from two places.
-        """
-        from spool.salvage import salvaged  # noqa: PLC0415 - after damage, which most processes never see
-        from spool.wreckage import read_wreck  # noqa: PLC0415 - likewise
+        from spool import building  # noqa: PLC0415 - after damage, which most processes never see
 
         self.discard()
-        with translated():
-            private_folder(self.paths.quarantine)
-            wreck = read_wreck(self.paths.queue, self.paths.quarantine / ".reading", self._blank_page)
-            self._stage(salvaged(wreck))
-            name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
-            write_new(self.paths.quarantine / f"{name}.reason", f"{reason}\n".encode())
-            os.rename(self.paths.queue, self.paths.quarantine / name)
-            os.rename(self._staged, self.paths.queue)
+        building.rebuild(self.paths, self.durability, reason)
 
 
 _kept_out: list[Database] = []

@@ -105,7 +105,7 @@ def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> i
 
 def _claim(paths: Paths, interval_s: float) -> bool:
     """Be the only one to start a flusher now; False while one is at work."""
-    from spool.lock import FileLock  # noqa: PLC0415 - filelock, loaded by the capture before
+    from spool.lock import FileLock  # noqa: PLC0415 - loaded by the capture before
 
     lock = FileLock(paths.flush_lock)
     try:

@@ -34,6 +34,11 @@ class Paths:
         return self.spool / "queue"
 
     @cached_property
+    def queue_staged(self) -> Path:
+        """Where a queue is built before it gets its place."""
+        return self.spool / "queue.new"
+
+    @cached_property
     def database(self) -> str:
         """SQLite's file in it."""
         return str(self.queue / "cache.db")

@@ -11,19 +11,19 @@ from threading import get_ident
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from spool.consent import File, Home
+from spool.admission import Admission
 from spool.errors import InvalidEventError, OptedOutError, SpoolError
-from spool.identity import Consent, Identity, Signature, Watch, consent, inspect, signature
-from spool.notice import first_run_notice, say
+from spool.identity import Consent, Identity, consent, signature
+from spool.notice import say
 from spool.paths import Paths
 from spool.settings import Durability, FlushMode, Limits, env_prefix
-from spool.wipe import is_wiped, refused_by_mark, wipe_once
 from spool.world import Environment, World
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from spool.catalogue import Catalogue
+    from spool.catalogue import Event as TypedEvent
     from spool.event import Event
     from spool.spool import Spool
 
@@ -67,7 +67,7 @@ class Recorder:
         # The names of the events that are on disk since the command began, or the process: for the audit.
         self.emitted: set[str] = set()
         self._environment = Environment(options.app, options.home)
-        self._watch = Watch(options.app)
+        self._admission = Admission(options.app, options.limits.lock_wait_s)
         self._spools: dict[Path, Spool] = {}
         self._common: dict[str, Any] | None = None
         self._held: Callable[[], AbstractContextManager[None]] | None = None
@@ -78,7 +78,6 @@ class Recorder:
         # The process is at its end: nobody waits for a child of its any more.
         self.at_exit = False
         self._child: int | None = None
-        self._wiped: Signature | None = None
 
     # -- what the world says ----------------------------------------------------------------------------
 
@@ -107,47 +106,13 @@ class Recorder:
         Debug mode shows events all the same.
         """
         world = world or self.look()
-        return None if world.debug else world.off_by or self._refused(world)
-
-    def _refused(self, world: World) -> str | None:
-        """Name the file that says no and whose opt-out was carried out; asked as long as nothing is loaded.
-
-        Whoever said no doesn't pay for the modules of a queue that stays empty.
-        """
-        paths = world.paths
-        if self._held is not None or paths is None:
-            return None
-        with suppress(OSError):
-            if refused_by_mark(paths) and inspect(paths.home) is Home.USABLE:
-                return "telemetry.json"
-        now = self._watch.consent(paths, os.environ, world.off_by)
-        if now.file is not File.DISABLED or now.identity.decided_by != "telemetry.json":
-            return None
-        with suppress(OSError):
-            return now.identity.decided_by if is_wiped(paths, now.signature) else None
-        return None
+        if world.debug or world.off_by is not None:
+            return world.off_by
+        return None if self._held is not None else self._admission.refused_by(world)
 
     def admit(self, world: World) -> Consent:
-        """Give the consent to capture under; the first run mints an identity, an opt-out deletes what waits."""
-        paths = world.paths
-        now = self._watch.consent(paths, os.environ, world.off_by)
-        if paths is None or world.debug:
-            return now
-        said_no = now.file is File.DISABLED and now.identity.decided_by == "telemetry.json"
-        if said_no and self._wiped != now.signature:  # once a process: what stays is deleted by the next one
-            self._wiped = now.signature
-            wipe_once(paths, now.signature, self.options.limits.lock_wait_s)
-        if not now.identity.enabled or now.identity.install_id is not None:
-            return now
-        from spool.first_run import first_run  # noqa: PLC0415 - once in the life of an install
-
-        try:
-            minted = first_run(paths, self._first_event)
-        except (OSError, SpoolError):
-            return now._replace(identity=Identity(None, enabled=False, decided_by="home not usable"))
-        if minted:
-            say(first_run_notice(self.options.app, self.prefix), dim=True)
-        return self._watch.consent(paths, os.environ, world.off_by)
+        """Give the consent to capture under, as `Admission.admit`; `load` comes first."""
+        return self._admission.admit(world, self._first_event)
 
     def _first_event(self, install_id: str) -> str:
         identity = Identity(install_id, enabled=True, decided_by="first run")
@@ -167,6 +132,10 @@ class Recorder:
                 from spool import destination, emitted, event, host_facts, spool  # noqa: F401, PLC0415 - at first use
                 from spool.interrupts import signals_held  # noqa: PLC0415 - with them
 
+                if self.paths is None or not self.paths.queue.exists():
+                    # What makes a queue: else it would be loaded under the queue's lock.
+                    from spool import building, cache  # noqa: F401, PLC0415 - once in the life of an install
+
                 self._event, self._held = event, signals_held
             finally:
                 self._loading = None
@@ -181,7 +150,7 @@ class Recorder:
         self,
         identity: Identity,
         event: str,
-        properties: Mapping[str, Any] | None,
+        properties: Mapping[str, Any] | TypedEvent | None,
         *,
         distinct_id: str | None = None,
         groups: Mapping[str, str] | None = None,
@@ -212,10 +181,10 @@ class Recorder:
             self._common = envelope
         return envelope
 
-    def check(self, event: str, properties: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    def check(self, event: str, properties: Mapping[str, Any] | TypedEvent | None) -> Mapping[str, Any] | None:
         """Hold an event against the host's catalogue, if there is one."""
         if self.options.catalogue is None:
-            return properties
+            return properties  # type: ignore[return-value]  # `compose` refuses what is no mapping
         return self.options.catalogue.check(event, properties)
 
     def freeze(self, message: Mapping[str, Any]) -> Event:
@@ -310,7 +279,7 @@ class Recorder:
         spool = self._spools.get(paths.home)
         if spool is None:
             from spool.launch import waits  # noqa: PLC0415 - only what captures needs it
-            from spool.spool import Spool  # noqa: PLC0415 - diskcache and filelock, some 20 ms
+            from spool.spool import Spool  # noqa: PLC0415 - sqlite3 and all, some 10 ms
 
             waited = waits(paths)
             spool = self._spools[paths.home] = Spool(paths, self.options.limits, self.options.durability)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from spool.catalogue import Catalogue
+    from spool.catalogue import Event as TypedEvent
     from spool.command import CommandSpan
 
 __all__ = ["Telemetry", "living"]
@@ -129,7 +130,7 @@ class Telemetry:
     def capture(  # noqa: PLR0913 - after posthog-python's capture
         self,
         event: str,
-        properties: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | TypedEvent | None = None,
         *,
         distinct_id: str | None = None,
         groups: Mapping[str, str] | None = None,
@@ -138,6 +139,7 @@ class Telemetry:
     ) -> Receipt:
         """Put an event on disk; with a true receipt it survives kill -9 of any process.
 
+        Under a catalogue `properties` may be an instance of the event's class.
         Never raises for what the machine does, never waits longer than `limits.lock_wait_s` for a lock,
         never touches stdout or the network. A programming mistake is counted as lost and said in the
         receipt; with `<APP>_TELEMETRY_STRICT=1` it raises InvalidEventError.

@@ -157,7 +157,7 @@ class Transaction:
 
         Only what still holds the value that was sent is touched: somebody may have purged it meanwhile.
         """
-        settled = sum(self._store.take(stored.number, stored.row) for stored in acknowledged)
+        settled = self._store.take_all([(stored.number, stored.row) for stored in acknowledged])
         self.ledger.delivered += settled
         for stored, reason in rejected:
             if self._store.take(stored.number, stored.row):

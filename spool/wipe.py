@@ -25,7 +25,7 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
     """
     import shutil  # noqa: PLC0415 - it brings every compressor along, for what is done once
 
-    from spool.queue import Queue  # noqa: PLC0415 - diskcache, only when there is something to delete
+    from spool.queue import Queue  # noqa: PLC0415 - sqlite3, only when there is something to delete
 
     if not os.path.isdir(paths.spool):
         return 0

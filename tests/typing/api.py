@@ -72,6 +72,7 @@ class TableRead(Event, rename="camel"):
 own = Catalogue(TableRead)
 typed = Telemetry("my-cli", "1", catalogue=own)
 typed.capture("table_read", {"driver": "sqlite", "rowCount": 3})
+typed.capture("table_read", TableRead(driver="sqlite", row_count=3))
 assert_type(own.check("table_read", TableRead(driver="sqlite", row_count=3)), dict[str, Any])
 assert_type(own.names(), tuple[str, ...])
 assert_type(own.json_schema(), dict[str, Any])
