@@ -41,7 +41,7 @@ __all__ = ["FileLock"]
 # No system has a lock with a deadline, so it is asked for again and again. Whoever only sleeps in between is overtaken
 # by those who come and find it free: with 16 writers on two cores, one capture in a hundred waited 50 ms. So one asks
 # in bursts, leaving the processor to others after each attempt, and in longer ones the longer one has waited: 18 ms,
-# and with 64 writers 98 ms instead of 195. After a while whoever holds it is not just appending, and bursts are in vain.
+# and with 64 writers 98 ms instead of 195. Whoever holds it for long is not just appending: bursts end.
 _FIRST_BURST_S = 0.0001
 _LONGEST_BURST_S = 0.01
 _BETWEEN_BURSTS_S = 0.001
