@@ -15,9 +15,8 @@ from flusher.context import Context, Options, Result, RunReport
 from flusher.gather import BATCH_SIZE
 from flusher.letters import printable
 from flusher.observer import Observer
-from flusher.render import render_run, render_status
-from flusher.report import collect
 from flusher.run import run
+from flusher.run_line import run_line
 from flusher.shared import Json, Quiet, print_json
 from spool.errors import ConfigurationError, SpoolError
 from spool.identity import consent, decide_for_all
@@ -111,7 +110,7 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     if as_json:
         print_json(report.as_json())
     elif not quiet and report.result not in (Result.FAILED, Result.MISCONFIGURED):
-        render_run(report)
+        typer.echo(run_line(report))
     if report.result.exit_code:
         _say(report.result.exit_code, f"{report.reason}{_fate(report)}")
     raise typer.Exit(report.result.exit_code)
@@ -129,6 +128,9 @@ def status_command(
       ktx-flush status
       ktx-flush status --json
     """
+    from flusher.render import render_status  # noqa: PLC0415 - rich, which a run by cron doesn't need
+    from flusher.report import collect  # noqa: PLC0415 - with it
+
     name, paths = context.obj
     status = collect(name, paths, os.environ)
     if as_json:

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from flusher.letter_table import print_event, print_table
 from flusher.letters import Letter, dead, find, printable, waiting
 from flusher.shared import WAIT_S, Dead, Json, Quiet, opened, person_reads, print_json
 from spool.queue import Queue
@@ -47,6 +46,8 @@ def list_command(
             _say_json_list("dead" if dead_ones else "events", letters)
             return
         if person_reads() and not quiet:
+            from flusher.letter_table import print_table  # noqa: PLC0415 - rich, for those who look at a table
+
             print_table(islice(letters, _MOST_ROWS), dead=dead_ones)
             more = sum(1 for _ in letters)
             if more:
@@ -78,6 +79,8 @@ def show_command(
             print_json({**shown, "event": event})
         elif not quiet:
             if person_reads():
+                from flusher.letter_table import print_event  # noqa: PLC0415 - as above
+
                 print_event(letter)
             else:
                 print_json(event)

@@ -1,4 +1,4 @@
-"""What a person sees: reports as text. JSON is made where the facts are."""
+"""What a person sees of a spool. JSON is made where the facts are."""
 
 from __future__ import annotations
 
@@ -11,34 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flusher.context import Result, RunReport
 from flusher.letters import printable
 from flusher.report import Status
 from flusher.schedule_table import plan_line
 from flusher.shared import person_reads
 from spool.account import Account
 
-__all__ = ["print_rows", "render_run", "render_status", "safe"]
-
-
-def render_run(report: RunReport) -> None:
-    """Print one line that says what the run did."""
-    parts = [f"{report.delivered:,} delivered"]
-    for count, what in (
-        (report.absorbed, "absorbed from aside"),
-        (report.recovered_spans, "killed commands recovered"),
-        (report.expired, "expired"),
-        (report.rejected, "rejected"),
-        (report.remaining, "remaining"),
-    ):
-        if count:
-            parts.append(f"{count:,} {what}")
-    requests = f"{report.requests:,} request{'' if report.requests == 1 else 's'}"
-    line = f"{', '.join(parts)} ({requests}, {report.seconds:.1f} s)"
-    if report.result is not Result.DELIVERED:
-        why = f" ({printable(report.reason)})" if report.reason and not report.result.exit_code else ""
-        line = f"{report.result.value}{why}: {line}"
-    typer.echo(f"{line}; next attempt {report.next_attempt}" if report.next_attempt else line)
+__all__ = ["print_rows", "render_status", "safe"]
 
 
 def render_status(status: Status) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -49,7 +50,7 @@ class Tally:
                 continue
             self._count(head.event[:_MOST_NAME_CHARS])
             delay_s = max(0.0, now - happened)
-            self.delays[sum(delay_s >= limit_s for limit_s in DELAY_LIMITS_S)] += 1
+            self.delays[bisect_right(DELAY_LIMITS_S, delay_s)] += 1
             self.longest_delay_s = max(self.longest_delay_s, delay_s)
 
     def _count(self, name: str) -> None:

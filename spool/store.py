@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -104,17 +104,28 @@ class Store:
         rows = self._sql(_SIZES, (after, most)).fetchall()
         return [(int(_plain_key(key, raw)), int(size)) for key, raw, size in rows]
 
-    def numbered(self, after: int, last: int) -> list[tuple[int, Value]]:
-        """Give the rows with integer keys above `after` and up to `last`, in their order."""
-        return [(int(key), value) for key, value in self._plain(_NUMBERED, after, last)]
+    def page(self, after: int, most: int, most_chars: int) -> list[tuple[int, Value]]:
+        """Give the rows with integer keys above `after`, in their order: up to `most`, or until they fill `most_chars`.
+
+        At least one, if there is one.
+        """
+        page: list[tuple[int, Value]] = []
+        with closing(
+            self._sql(_PAGE, (after, most))
+        ) as rows:  # left open, it would keep the log as it is
+            for key, raw, mode, filename, value in rows:
+                page.append((int(_plain_key(key, raw)), _plain_value(mode, filename, value)))
+                most_chars -= len(str(value))
+                if most_chars <= 0:
+                    break
+        return page
 
     def named(self, prefix: str) -> list[tuple[str, Value]]:
         """Give the rows whose key is a text that begins with `prefix`, in the order of the keys."""
-        return [(str(key), value) for key, value in self._plain(_NAMED, prefix, f"{prefix}\x7f")]
-
-    def _plain(self, select: str, start: Key, end: Key) -> list[tuple[Key, Value]]:
-        rows = self._sql(select, (start, end)).fetchall()
-        return [(_plain_key(key, raw), _plain_value(mode, filename, value)) for key, raw, mode, filename, value in rows]
+        rows = self._sql(_NAMED, (prefix, f"{prefix}\x7f")).fetchall()
+        return [
+            (str(_plain_key(key, raw)), _plain_value(mode, filename, value)) for key, raw, mode, filename, value in rows
+        ]
 
     def close(self) -> None:
         """Close the connection. Under the lock, for the last one to close folds the log in."""
@@ -175,5 +186,5 @@ _HEAD = (
 # Integers sort before texts, and texts before anything that is no key of ours.
 _SIZES = "SELECT key, raw, size FROM Cache WHERE key > ? AND key < '' ORDER BY key LIMIT ?"
 _PLAIN = "SELECT key, raw, mode, filename, value FROM Cache"
-_NUMBERED = f"{_PLAIN} WHERE key > ? AND key <= ? ORDER BY key"
+_PAGE = f"{_PLAIN} WHERE key > ? AND key < '' ORDER BY key LIMIT ?"
 _NAMED = f"{_PLAIN} WHERE key >= ? AND key < ? ORDER BY key"

@@ -256,22 +256,8 @@ def events_after(store: Store, number: int, most: int) -> list[Stored]:
 
     An empty list where there are no more.
     """
-    sizes = store.sizes(number, most)
-    if not sizes:
-        return []
-    rows = store.numbered(number, _end_of_page(sizes))
+    rows = store.page(number, most, PAGE_CHARS)
     return [Stored(key, str(row), text, stored_at) for key, row in rows for stored_at, text in [decode(row)]]
-
-
-def _end_of_page(sizes: list[tuple[int, int]]) -> int:
-    """Give the last number of a page that begins with the first of them."""
-    end, chars = sizes[0]
-    for number, size in sizes[1:]:
-        chars += size
-        if chars > PAGE_CHARS:
-            break
-        end = number
-    return end
 
 
 def dead_letters(store: Store) -> list[DeadLetter]:

@@ -98,7 +98,7 @@ def test_a_transaction_that_raises_leaves_rows_counts_and_counters_as_they_were(
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert (store.numbered(0, 9), store.named("")) == ([(1, "first")], [("sequence", 1)])
+    assert (store.page(0, 9, 99), store.named("")) == ([(1, "first")], [("sequence", 1)])
     assert store.totals() == (2, 5)
     with store.transact():
         assert store.add(2, "second") is True
@@ -152,7 +152,7 @@ def test_rows_are_read_by_the_size_of_their_numbers_and_then_by_name(store: Stor
         store.add(key, "x")
     assert store.sizes(0, 1_000) == [(number, 1) for number in numbers]
     assert store.sizes(100, 2) == [(101, 1), (102, 1)]
-    assert store.numbered(248, 2**40) == [(249, "x"), (2**40, "x")]
+    assert store.page(248, 2, 99) == [(249, "x"), (2**40, "x")]
     assert store.named("dead:") == [("dead:0000000000000009", "x"), ("dead:0000000000000010", "x")]
 
 
@@ -177,21 +177,21 @@ def test_the_events_are_read_on_while_rows_are_deleted_and_added(store: Store) -
 
 
 def test_a_page_of_large_events_is_bounded_in_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory stays flat whatever the events are: a page ends before the one that would be too much."""
+    """Memory stays flat whatever the events are: a page ends with the one that fills it."""
     monkeypatch.setattr("spool.transaction.PAGE_CHARS", 1_000)
     for number in range(1, 12):
         store.add(number, encode(0.0, "x" * 300))
     store.add(12, encode(0.0, "x" * 3_000))
     lengths: list[int] = []
-    original = store.numbered
+    original = store.page
 
-    def noted(after: int, last: int) -> list[tuple[int, Value]]:
-        lengths.append(len(rows := original(after, last)))
+    def noted(after: int, most: int, most_chars: int) -> list[tuple[int, Value]]:
+        lengths.append(len(rows := original(after, most, most_chars)))
         return rows
 
-    monkeypatch.setattr(store, "numbered", noted)
+    monkeypatch.setattr(store, "page", noted)
     assert [stored.number for stored in pages(store, 500)] == list(range(1, 13))
-    assert lengths == [3, 3, 3, 2, 1]
+    assert lengths == [4, 4, 4, 0]
 
 
 @pytest.mark.parametrize("value", [b"bytes", None, 1.5, ["list"], True])
@@ -232,7 +232,7 @@ def test_a_pickled_row_is_refused_and_never_loaded(store: Store, folder: Path, t
     with pytest.raises(QueueDamagedError):
         store.get(1)
     with pytest.raises(QueueDamagedError):
-        store.numbered(0, 9)
+        store.page(0, 9, 99)
     assert not marker.exists()
     pickle.loads(burglary)  # noqa: S301 - our own: it proves that the trap would have shut
     assert marker.exists()
@@ -251,7 +251,7 @@ def test_a_row_that_names_a_file_neither_reads_nor_deletes_it(
     with pytest.raises(QueueDamagedError):
         store.get(1)
     with pytest.raises(QueueDamagedError):
-        store.numbered(0, 9)
+        store.page(0, 9, 99)
     with store.transact():
         store.set(1, "new")
     with store.transact():
@@ -264,7 +264,7 @@ def test_a_row_with_a_foreign_key_is_refused(raw: int | None, store: Store, fold
     """A fraction is no key of ours, nor is an integer that diskcache would unpickle."""
     plant(folder, 1.5 if raw else 1, raw, RAW, None, "x")
     with pytest.raises(QueueDamagedError):
-        store.numbered(0, 9)
+        store.page(0, 9, 99)
     with pytest.raises(QueueDamagedError):
         store.sizes(0, 9)
 
