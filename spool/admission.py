@@ -9,7 +9,6 @@ from contextlib import suppress
 from spool.consent import File, Home
 from spool.errors import SpoolError
 from spool.identity import Consent, Identity, Signature, Watch, inspect
-from spool.notice import first_run_notice, say
 from spool.settings import env_prefix
 from spool.wipe import is_wiped, refused_by_mark, wipe_once
 from spool.world import World
@@ -41,6 +40,7 @@ class Admission:
         if not now.identity.enabled or now.identity.install_id is not None:
             return now
         from spool.first_run import first_run  # noqa: PLC0415 - once in the life of an install
+        from spool.notice import first_run_notice, say  # noqa: PLC0415 - with it
 
         try:
             minted = first_run(paths, first_event)

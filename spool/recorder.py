@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from spool.admission import Admission
 from spool.errors import InvalidEventError, OptedOutError, SpoolError
 from spool.identity import Consent, Identity, consent, signature
-from spool.notice import say
 from spool.paths import Paths
 from spool.settings import Durability, FlushMode, Limits, env_prefix
 from spool.world import Environment, World
@@ -253,6 +252,8 @@ class Recorder:
         return Receipt("lost", reason="captured by a signal handler while the first capture was loading")
 
     def _show(self, frozen: Event) -> Receipt:
+        from spool.notice import say  # noqa: PLC0415 - for those who look
+
         say(f"[telemetry] {frozen.text}")
         return Receipt("debug", frozen.uuid, "telemetry is in debug mode: nothing is stored or sent")
 

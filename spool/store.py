@@ -110,9 +110,7 @@ class Store:
         At least one, if there is one.
         """
         page: list[tuple[int, Value]] = []
-        with closing(
-            self._sql(_PAGE, (after, most))
-        ) as rows:  # left open, it would keep the log as it is
+        with closing(self._sql(_PAGE, (after, most))) as rows:  # left open, it would keep the log as it is
             for key, raw, mode, filename, value in rows:
                 page.append((int(_plain_key(key, raw)), _plain_value(mode, filename, value)))
                 most_chars -= len(str(value))
