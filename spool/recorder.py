@@ -131,7 +131,7 @@ class Recorder:
                 from spool import destination, emitted, event, host_facts, spool  # noqa: F401, PLC0415 - at first use
                 from spool.interrupts import signals_held  # noqa: PLC0415 - with them
 
-                if self.paths is None or not self.paths.queue.exists():
+                if self.paths is None or not os.path.exists(self.paths.queue):  # it never raises
                     # What makes a queue: else it would be loaded under the queue's lock.
                     from spool import building, cache  # noqa: F401, PLC0415 - once in the life of an install
 
