@@ -297,3 +297,25 @@ while forker.is_alive(): put("busy", columns=["x" * 50] * 3000)
 assert ends == [7] * 10, ends
 """,
     )
+
+
+def test_a_report_in_a_signal_handler_while_the_first_capture_loads_is_a_counted_loss(
+    home: Path, server: LocalPostHog
+) -> None:
+    """The modules are half made then: the receipt says so, nothing is raised into the host."""
+    play(
+        home,
+        server,
+        """
+receipts = []
+def report(*_): receipts.append(t.capture_exception(ValueError("x")))
+signal.signal(signal.SIGUSR1, report)
+class Early:
+    def find_spec(self, name, path=None, target=None):
+        if name == "spool.event": signal.raise_signal(signal.SIGUSR1)
+sys.meta_path.insert(0, Early())
+put("first")
+assert [receipt.state for receipt in receipts] == ["lost"], receipts
+""",
+    )
+    assert status(home)["losses"] == {"reentered": 1}
