@@ -235,11 +235,10 @@ class Database:
     def _is_current(self) -> bool:
         try:
             named = os.stat(self.paths.database, follow_symlinks=False)
+            os.stat(self.paths.log, follow_symlinks=False)  # `os.access` would ask for the real user, not for this one
         except OSError:
             return False
-        # The file beside it is only asked after, for half of the time.
-        is_ours = self._opened is not None and os.path.samestat(named, self._opened)
-        return is_ours and os.access(self.paths.log, os.F_OK)
+        return self._opened is not None and os.path.samestat(named, self._opened)
 
     def _ready(self, deadline: float) -> Store:
         """Give the open store; called under the lock. Whether its file still bears the name shows afterwards."""
@@ -257,7 +256,8 @@ class Database:
                 if not (self.paths.queue / DATABASE).exists():
                     self._rebuild("the queue's file is gone")
             self._store = open_store(self.paths.queue, durability=self.durability, timeout_s=timeout_s)
-            self._opened = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
+            with translated():
+                self._opened = os.stat(self.paths.queue / DATABASE, follow_symlinks=False)
         return self._store
 
     def _rebuild(self, reason: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 # The function below `signal.pthread_sigmask`, where there is one: that makes enumerations of each number, and a capture
@@ -38,15 +39,22 @@ def signals_held() -> AbstractContextManager[None]:
 
 
 class _Held:
-    """Whether a block is under way: there is one main thread, and one mask."""
+    """Whether a block is under way, and whose: there is one main thread, and one mask."""
 
     now = False
+    # The main thread that began it, and the handlers that it has exchanged.
+    by: int | None = None
+    exchanged: Mapping[int, Callable[..., object]] = MappingProxyType({})
 
 
 class _Masked:
-    """The block of a process with one thread. A class, for a generator's block costs 3 us more."""
+    """The block of a process with one thread. A class, for a generator's block costs 3 us more.
 
-    __slots__ = ("_before", "_mask")
+    Where a handler that is not held raises before the first step of `__exit__`, the mask goes back when the block is
+    forgotten: else Ctrl-C would be dead for good.
+    """
+
+    _left = True
 
     def __init__(self, mask: Callable[..., Any]) -> None:
         self._mask = mask
@@ -54,16 +62,23 @@ class _Masked:
     def __enter__(self) -> None:
         # The mask is read first: the call that sets it may run a handler that raises, after it has set it.
         self._before = self._mask(signal.SIG_BLOCK, ())
+        self._left = False
         try:
             self._mask(signal.SIG_BLOCK, _HELD)
         except BaseException:
+            self._left = True
             self._mask(signal.SIG_SETMASK, self._before)
             raise
         _Held.now = True
 
     def __exit__(self, *_: object) -> None:
         _Held.now = False
+        self._left = True
         self._mask(signal.SIG_SETMASK, self._before)
+
+    def __del__(self) -> None:
+        if not self._left:
+            self.__exit__()
 
 
 _NOTHING = nullcontext()
@@ -73,6 +88,7 @@ _NOTHING = nullcontext()
 def _with_notes() -> Iterator[None]:
     came: list[tuple[int, FrameType | None]] = []
     exchanged: dict[int, Callable[..., object]] = {}
+    _Held.by, _Held.exchanged = threading.get_ident(), exchanged
     _Held.now = True
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -97,7 +113,18 @@ def _with_notes() -> Iterator[None]:
             _deliver(came, exchanged)
 
 
-def _put_back(handlers: dict[int, Callable[..., object]]) -> None:
+def _end_in_child() -> None:
+    """End the block in a child that another thread forked: the one that would have ended it is not there."""
+    if _Held.now and _Held.by != threading.get_ident():
+        _Held.now = False
+        _put_back(_Held.exchanged)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_in_child)
+
+
+def _put_back(handlers: Mapping[int, Callable[..., object]]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

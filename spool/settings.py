@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 __all__ = [
     "DEFAULT_HOST",
@@ -63,7 +64,14 @@ class Limits(_Limits):
             least, most = (0, 60) if name == "lock_wait_s" else (1, _MOST.get(name, 2**53))
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
                 raise ValueError(f"Limits.{name} is a number from {least} to {most}, not {value!r}")
+            if not name.endswith("_s") and value % 1:
+                raise ValueError(f"Limits.{name} is a whole number, not {value!r}")
         return limits
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # a named tuple's own is generic
+        """Hold what `_replace` and `copy.replace` make to the same rules."""
+        return cls(*iterable)
 
 
 def is_plain_name(text: str) -> bool:

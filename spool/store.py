@@ -102,7 +102,9 @@ class Store:
     def sizes(self, after: int, most: int) -> list[tuple[int, int]]:
         """Give (key, characters) of up to `most` rows with integer keys above `after`, in their order."""
         rows = self._sql(_SIZES, (after, most)).fetchall()
-        return [(int(_plain_key(key, raw)), int(size)) for key, raw, size in rows]
+        if not all(type(size) is int for _key, _raw, size in rows):
+            raise QueueDamagedError("a row of the queue has a foreign size")
+        return [(int(_plain_key(key, raw)), size) for key, raw, size in rows]
 
     def page(self, after: int, most: int, most_chars: int) -> list[tuple[int, Value]]:
         """Give the rows with integer keys above `after`, in their order: up to `most`, or until they fill `most_chars`.

@@ -187,7 +187,8 @@ class Telemetry:
 
         if is_expected(error):
             return Receipt("disabled", reason="an expected error")
-        self.recorder.load()
+        if not self.recorder.load():
+            return self.recorder.miss()
         with self.recorder.held():  # an error that is marked as reported is on disk after this
             if not first_time(error):
                 return Receipt("disabled", reason="reported already")

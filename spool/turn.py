@@ -23,13 +23,13 @@ class Turn:
 
     def renew(self) -> None:
         """Begin afresh, in a forked child: whoever had the turn is not there."""
-        self._threads = threading.Lock()
-        self._owner: int | None = None
+        # It knows its owner by itself: a note of ours could be cut off by a signal handler that raises.
+        self._threads = threading.RLock()
 
     @property
     def is_ours(self) -> bool:
         """Whether this very thread has it: a signal handler or a destructor has interrupted its append."""
-        return self._owner == threading.get_ident()
+        return self._threads._is_owned()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001 - as `Condition` asks it
 
     def taken(self, wait_s: float) -> _Taken:
         """Give a block that has the turn, and that knows the moment (of `time.monotonic`) until which it may wait.
@@ -45,10 +45,8 @@ class Turn:
         if not self.keep_threads_out(wait_s):
             raise LockBusyError(f"another thread held the queue for {wait_s:g} s")
         try:
-            self._owner = threading.get_ident()
             self.lock_processes_out(max(0.0, deadline - time.monotonic()))
         except BaseException:
-            self._owner = None
             self._threads.release()
             raise
 
@@ -57,7 +55,6 @@ class Turn:
         try:
             self.lock.release()
         finally:
-            self._owner = None
             self._threads.release()
 
     def keep_threads_out(self, wait_s: float) -> bool:
@@ -77,9 +74,14 @@ class Turn:
 
 
 class _Taken:
-    """A block with the turn. A class, for every capture has one, and a generator's block costs 2 us more."""
+    """A block with the turn. A class, for every capture has one, and a generator's block costs 2 us more.
 
-    __slots__ = ("_signals", "_turn", "_wait_s")
+    A handler of a signal that is not held may raise between any two steps, also in `__exit__` before its first one.
+    What is left then is given back when the block is forgotten, as that of a generator would be: else nobody on this
+    machine could write to the queue again while this process lives.
+    """
+
+    _left = True
 
     def __init__(self, turn: Turn, wait_s: float) -> None:
         self._turn = turn
@@ -90,11 +92,12 @@ class _Taken:
         if self._turn.is_ours:
             raise LockBusyError("an append of this thread is under way")
         deadline = time.monotonic() + self._wait_s
+        self._left = False
         self._signals.__enter__()
         try:
             self._turn.take(self._wait_s)
         except BaseException:
-            self._signals.__exit__(None, None, None)
+            self.__exit__(None, None, None)
             raise
         return deadline
 
@@ -102,6 +105,12 @@ class _Taken:
         self, _type: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
     ) -> None:
         try:
-            self._turn.leave()
+            if self._turn.is_ours:
+                self._turn.leave()
+            self._left = True
         finally:
             self._signals.__exit__(None, None, None)
+
+    def __del__(self) -> None:
+        if not self._left and self._turn.is_ours:
+            self._turn.leave()

@@ -49,7 +49,8 @@ class Environment:
         if world is None:
             debug = is_set(os.environ.get(self._debug))
             world = World(self.paths, debug, None if debug else opted_out_by(self._app, os.environ))
-            self._seen = {values: world}  # the last one: few hosts go back and forth
+            # The last one: few hosts go back and forth. Where no home could be named, one may come without a variable.
+            self._seen = {values: world} if world.paths is not None else {}
         return world
 
     @property

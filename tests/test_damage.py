@@ -132,6 +132,7 @@ BY_HAND: dict[str, Damage] = {
     "no memory of aside files": sql("DELETE FROM Cache WHERE key = 'absorbed'"),
     "another memory of them": sql(VALUE.format("'[[['", "absorbed")),
     "a sequence at its end": sql(VALUE.format(2**63 - 1, "sequence")),
+    "a size of no kind": sql("UPDATE Cache SET size = 'x' WHERE key = 100"),
     "the count gone wrong": sql("UPDATE Settings SET value = value + 7 WHERE key = 'count'"),
 }
 # Not even damage: a number is only where an event stands, and the time of a row is nobody's business.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,18 @@ def test_a_mistake_is_lost_and_counted_in_production_and_raises_in_strict_mode(
         telemetry.capture("a", {"x": object()})
     telemetry.close()
     assert status(home)["losses"] == {"invalid": 4, "too_large": 1}
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"lock_wait_s": -1}, {"lock_wait_s": float("nan")}, {"max_bytes": 0}, {"max_events": True}, {"max_events": 2.5}],
+    ids=["a wait below zero", "a wait of nothing", "no byte", "a flag", "half an event"],
+)
+def test_limits_that_no_queue_can_keep_are_refused_however_they_are_made(limits: dict[str, Any]) -> None:
+    """Half an event would stop every append once the queue is full; a limit that is replaced is checked as well."""
+    for make in (Limits, Limits()._replace):
+        with pytest.raises(ValueError, match=next(iter(limits))):
+            make(**limits)
 
 
 def test_a_personal_key_is_refused() -> None:

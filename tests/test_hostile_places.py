@@ -17,7 +17,7 @@ import pytest
 from tests.support.host import NOBODY, Host, all_arrive
 from tests.support.local_posthog import LocalPostHog
 from tests.support.mounts import NEEDS_ROOT, remount, tmpfs
-from tests.support.processes import flush
+from tests.support.processes import flush, run_python, status
 
 # -- disks --------------------------------------------------------------------------------------------------
 
@@ -281,3 +281,38 @@ def test_a_home_that_is_none_is_left_alone(
         mend()
         host.expect(2, "queued")
     assert all_arrive(home, server, host) == {}
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_a_process_whose_real_user_is_another_puts_each_event_in_once() -> None:
+    """A set-user-id program: what counts is what it may see, not who started it, who can't look into the spool."""
+    code = """
+import os, sys
+from spool import Telemetry
+os.setresuid(12345, 0, 0)
+telemetry = Telemetry("ktx", "1", "phc_x", home=sys.argv[1], flush="never")
+assert [telemetry.capture("a").state for _ in range(2)] == ["queued"] * 2
+"""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others
+        os.chmod(folder, 0o755)  # noqa: S103 - that is what the test needs
+        done = run_python(code, folder)
+        assert done.returncode == 0, done.stderr
+        assert status(Path(folder))["accounting"]["captured"] == 3  # and the first run
+
+
+def test_a_home_that_could_not_be_named_is_asked_for_again(tmp_path: Path) -> None:
+    """A relative home in a working folder that is gone: telemetry is on again in a folder that is there."""
+    code = """
+import os, sys
+from spool import Telemetry
+gone = os.path.join(sys.argv[1], "gone")
+os.mkdir(gone); os.chdir(gone); os.rmdir(gone)
+os.environ["KTX_HOME"] = "home"
+telemetry = Telemetry("ktx", "1", "phc_x", flush="never")
+assert telemetry.capture("a").reason == "home not usable"
+os.chdir(sys.argv[1])
+assert telemetry.capture("a").state == "queued"
+"""
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr

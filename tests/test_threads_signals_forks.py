@@ -241,3 +241,81 @@ for number in range(8):
 assert slowest < 2.0, slowest
 """,
     )
+
+
+def test_a_handler_that_raises_leaves_the_queue_to_the_others(home: Path, server: LocalPostHog) -> None:
+    """SIGUSR1, which no append holds back, raises in the middle of many: the turn and the mask come back each time."""
+    receipts = play(
+        home,
+        server,
+        """
+class Stop(BaseException): pass
+def stop(*_): raise Stop
+signal.signal(signal.SIGUSR1, stop)
+put("first")
+def cut(at):
+    # At a function's first step: where Python looks for signals, and where no `try` has begun.
+    seen = 0
+    def trace(frame, event, _arg):
+        nonlocal seen
+        if event == "call" and frame.f_code.co_filename.endswith(("turn.py", "interrupts.py", "lock.py")):
+            seen += 1
+            if seen == at: sys.settrace(None); signal.raise_signal(signal.SIGUSR1)
+    sys.settrace(trace)
+    try: t.capture("cut", {"at": at})
+    except Stop: return True
+    finally: sys.settrace(None)
+    return seen >= at
+at = 1
+while cut(at):
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set(), at
+    assert put("after").state == "queued", at
+    at += 1
+assert at > 10, at
+""",
+    )
+    assert {state for _uuid, state in receipts} == {"queued"}
+
+
+def test_a_child_forked_by_a_thread_during_a_capture_hears_its_signals(home: Path, server: LocalPostHog) -> None:
+    """The handlers that the main thread has exchanged for its append are the host's own again in the child."""
+    play(
+        home,
+        server,
+        """
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+put("first")
+ends = []
+def fork():
+    for _ in range(10):
+        pid = os.fork()
+        if pid == 0:
+            os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01); os._exit(0)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+forker = threading.Thread(target=fork); forker.start()
+while forker.is_alive(): put("busy", columns=["x" * 50] * 3000)
+assert ends == [7] * 10, ends
+""",
+    )
+
+
+def test_a_report_in_a_signal_handler_while_the_first_capture_loads_is_a_counted_loss(
+    home: Path, server: LocalPostHog
+) -> None:
+    """The modules are half made then: the receipt says so, nothing is raised into the host."""
+    play(
+        home,
+        server,
+        """
+receipts = []
+def report(*_): receipts.append(t.capture_exception(ValueError("x")))
+signal.signal(signal.SIGUSR1, report)
+class Early:
+    def find_spec(self, name, path=None, target=None):
+        if name == "spool.event": signal.raise_signal(signal.SIGUSR1)
+sys.meta_path.insert(0, Early())
+put("first")
+assert [receipt.state for receipt in receipts] == ["lost"], receipts
+""",
+    )
+    assert status(home)["losses"] == {"reentered": 1}
