@@ -236,7 +236,7 @@ class Recorder:
         while self._missed:
             self._missed -= 1
             spool.tally.add("reentered")
-        if not os.access(paths.destination, os.F_OK):
+        if not os.path.exists(paths.destination):
             self._leave_destination(paths)
         try:
             reason = spool.put(frozen, guard, closes)
