@@ -242,9 +242,11 @@ class Database:
 
     def _ready(self, deadline: float) -> Store:
         """Give the open store; called under the lock. Whether its file still bears the name shows afterwards."""
-        if self._store is None:
-            # Some patience is left for SQLite itself, however long the lock took.
-            timeout_s = max(deadline - time.monotonic(), 0.01)
+        # Some patience is left for SQLite itself, however long the lock took.
+        timeout_s = max(deadline - time.monotonic(), 0.01)
+        if self._store is not None:
+            self._store.wait_at_most(timeout_s)
+        else:
             with translated():
                 private_folder(self.paths.spool)
                 if not self.paths.queue.exists():

@@ -23,11 +23,13 @@ __all__ = ["Store", "make_store", "open_store"]
 
 # diskcache's mark for a value that is neither pickled nor in a file.
 _INLINE = 1
+# A patience that differs by less is the same one: else each append would set it.
+_SLACK_S = 0.02
 
 
 def open_store(folder: Path, *, durability: Durability, timeout_s: float) -> Store:
     """Open a queue's folder, as `disk.connect` does; call it under the queue's lock only."""
-    return Store(connect(folder, durability=durability, timeout_s=timeout_s))
+    return Store(connect(folder, durability=durability, timeout_s=timeout_s), timeout_s)
 
 
 def make_store(folder: Path, *, durability: Durability) -> Store:
@@ -35,7 +37,7 @@ def make_store(folder: Path, *, durability: Durability) -> Store:
     from spool.cache import make  # noqa: PLC0415 - diskcache, once in the life of an install
 
     make(folder)
-    return Store(connect(folder, durability=durability, timeout_s=1.0, new=True))
+    return Store(connect(folder, durability=durability, timeout_s=1.0, new=True), 1.0)
 
 
 class Store:
@@ -45,9 +47,16 @@ class Store:
     raises comes out as it is: `Database` says it in the spool's words.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, timeout_s: float) -> None:
         self._connection = connection
         self._sql = connection.execute
+        self._timeout_s = timeout_s
+
+    def wait_at_most(self, timeout_s: float) -> None:
+        """Say how long a statement may wait for somebody without our lock, if that is something else by now."""
+        if abs(timeout_s - self._timeout_s) > _SLACK_S:
+            self._sql(f"PRAGMA busy_timeout = {round(1000 * timeout_s)}")
+            self._timeout_s = timeout_s
 
     def transact(self) -> _Block:
         """Give a block that is committed, or nothing of it: what it raises is raised as it is."""

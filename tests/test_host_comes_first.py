@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,27 @@ def test_a_held_lock_delays_a_capture_no_longer_than_lock_wait_s(home: Path) -> 
     assert 0.1 <= waited_s < 2.0
     telemetry.close()
     assert status(home)["aside"] == 2
+
+
+def test_the_lock_and_a_busy_database_are_waited_for_together(home: Path) -> None:
+    """Half of the time goes for queue.lock, then somebody without it sits on SQLite's own: one patience for both."""
+    paths = Paths(home)
+    telemetry = Telemetry("ktx", "1", "phc_x", home=home, flush="never", limits=Limits(lock_wait_s=2.0))
+    assert telemetry.capture("first")
+    lock, busy = FileLock(paths.queue_lock), sqlite3.connect(paths.database, isolation_level=None)
+    busy.execute("BEGIN IMMEDIATE")
+    lock.acquire(1.0)
+    release = threading.Timer(1.5, lock.release)
+    release.start()
+    started = time.monotonic()
+    receipt = telemetry.capture("second")
+    waited_s = time.monotonic() - started
+    release.join()
+    busy.close()
+    assert receipt.state == "aside"
+    assert 2.0 <= waited_s < 3.0  # each for itself, it would be 3.5
+    assert telemetry.capture("third").state == "queued"
+    telemetry.close()
 
 
 def test_stdout_is_never_touched(home: Path) -> None:

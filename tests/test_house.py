@@ -80,6 +80,7 @@ LONGER_FUNCTIONS = {
 # Read by no module of ours: hosts call them, pytest or typer does.
 CALLED_FROM_OUTSIDE = {
     *("capture_exception", "hide", "json_schema", "mark_expected", "none", "opted_out"),  # by hosts and their tests
+    "_make",  # by a named tuple's `_replace`
     *("pytest_addoption", "pytest_configure", "pytest_testnodedown"),
     *("pytest_sessionfinish", "pytest_terminal_summary"),
     *("run_command", "status_command", "enable_command", "disable_command"),  # typer's decorator takes them
