@@ -17,7 +17,7 @@ from flusher.letters import printable
 from flusher.observer import Observer
 from flusher.run import run
 from flusher.run_line import run_line
-from flusher.shared import Json, Quiet, print_json
+from flusher.shared import Json, Quiet, counted, print_json
 from spool.errors import ConfigurationError, SpoolError
 from spool.identity import consent, decide_for_all
 from spool.launch import GUARD
@@ -169,7 +169,7 @@ def disable_command(context: typer.Context, quiet: Quiet = False) -> None:  # no
     decide_for_all(paths, enabled=False)
     gone = wipe(paths)
     if not quiet:
-        typer.echo(f"telemetry is off; {gone:,} waiting events were deleted")
+        typer.echo(f"telemetry is off; deleted: {counted(gone, 'event')} that waited")
 
 
 def _fate(report: RunReport) -> str:
@@ -254,7 +254,7 @@ def _usage(error: Exception) -> int:
     words = getattr(error, "format_message", None)  # click's own errors, whichever click typer brings
     if words is None:
         return _say(INTERNAL, f"internal error ({type(error).__name__}: {error}); nothing is lost")
-    return _say(USAGE, f"{' '.join(words().split())} (see ktx-flush --help)")
+    return _say(USAGE, f"{' '.join(words().split()).rstrip('.')} (see ktx-flush --help)")
 
 
 def _say(code: int, line: str) -> int:

@@ -10,7 +10,7 @@ import typer
 
 from flusher.exchange import STANDARD, export_events, import_events, keeping_all
 from flusher.letters import printable, purge, retry
-from flusher.shared import WAIT_S, Dead, Json, Quiet, opened, say
+from flusher.shared import WAIT_S, Dead, Json, Quiet, counted, opened, say
 from spool import aside
 from spool.errors import ConfigurationError
 from spool.identity import consent
@@ -50,7 +50,7 @@ def retry_command(
         return
     with opened(keeping_all(paths, WAIT_S)) as queue:
         count = retry(queue, uuids or [])
-    say({"retried": count}, f"{count:,} dead letters are back in the queue", as_json=as_json, quiet=quiet)
+    say({"retried": count}, f"back in the queue: {counted(count, 'dead letter')}", as_json=as_json, quiet=quiet)
 
 
 def purge_command(
@@ -73,7 +73,7 @@ def purge_command(
             say({"purged": 0, "left_aside": 0}, "nothing was deleted", as_json=as_json, quiet=quiet)
             return
         count, left = (queue.purge_dead(), 0) if dead_ones else purge(paths, queue, identity.install_id)
-    text = f"{count:,} events were deleted"
+    text = f"deleted: {counted(count, 'event')}"
     if left:
         text += f"; {left:,} aside are being taken by a flusher that is at work: purge again when it has ended"
     say({"purged": count, "left_aside": left}, text, as_json=as_json, quiet=quiet)
@@ -115,9 +115,8 @@ def export_command(
     with opened(Queue(paths, wait_s=WAIT_S)) as queue:
         count = export_events(paths, queue, file, replace=force)
     if file != STANDARD:
-        say(
-            {"exported": count}, f"{count:,} events were exported; they wait here as well", as_json=as_json, quiet=quiet
-        )
+        text = f"exported: {counted(count, 'event')}; what was exported waits here as well"
+        say({"exported": count}, text, as_json=as_json, quiet=quiet)
 
 
 def import_command(
@@ -146,7 +145,7 @@ def import_command(
     with opened(keeping_all(paths, WAIT_S)) as queue:
         done = import_events(paths, queue, file, refuse=refuse, switched_off=switched_off)
         _warn_of_limits(queue, paths)
-    text = f"{done.imported:,} events were imported, {done.known:,} were here already, {done.refused:,} lines refused"
+    text = f"imported: {counted(done.imported, 'event')}, {done.known:,} here already, {done.refused:,} refused"
     if done.off:
         text += f"; then telemetry was switched off, by {done.off}"
     fields: dict[str, object] = {"imported": done.imported, "known": done.known, "refused": done.refused}

@@ -19,7 +19,7 @@ from spool.paths import Paths
 
 __all__ = ["REJECTED_REASON", "Context", "Options", "Result", "RunReport"]
 
-REJECTED_REASON = "some events were rejected and are kept as dead letters: look in ktx-flush list --dead"
+REJECTED_REASON = "some events were rejected and are kept as dead letters: look in list --dead, then retry them"
 _EXIT_CODES = {"FAILED": 1, "NO_KEY": 2, "MISCONFIGURED": 2, "REJECTED": 3, "UNREACHABLE": 75, "REFUSED": 75}
 
 

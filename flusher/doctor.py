@@ -6,7 +6,6 @@ Without --send it asks the server by a batch that holds no event, and not even t
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from flusher.places import look_at_home, names, places
 from flusher.planner import look_at_all
 from flusher.scratch import Inspected, inspect_queue, scratch, try_canary, try_lock
 from flusher.timetable import entry_name
+from flusher.tool import tool
 from spool import aside
 from spool.consent import is_set
 from spool.destination import Destination, check_host, resolve
@@ -30,7 +30,7 @@ from spool.event import compose, envelope, freeze
 from spool.host_facts import host_facts
 from spool.identity import consent
 from spool.mounts import file_system, is_network
-from spool.paths import Paths, resolve_home
+from spool.paths import Paths
 from spool.settings import VERSION, Limits, env_prefix
 from spool.transaction import Stored
 
@@ -57,10 +57,7 @@ class Patient:
     @property
     def tool(self) -> str:
         """The command line that means this app and home."""
-        words = ["ktx-flush"] + (["--app", self.app] if self.app != "ktx" else [])
-        if self.paths.home != resolve_home(self.app, None, self.env):
-            words += ["--home", str(self.paths.home)]
-        return shlex.join(words)
+        return tool(self.app, self.paths, self.env)
 
     @property
     def may_send(self) -> bool:

@@ -53,7 +53,7 @@ def parse_uuid(given: str) -> str:
         return str(uuids.UUID(given))
     except ValueError as error:
         raise ConfigurationError(
-            f"{printable(given, 60)} is no uuid; nothing was changed: look in ktx-flush list"
+            f"{printable(given, 60)} is no uuid; nothing was changed: look in list and list --dead"
         ) from error
 
 
@@ -97,9 +97,7 @@ def find(paths: Paths, queue: Queue, given: str) -> Letter:
         for letter in source:
             if wanted in letter.text and uuid_of(letter.text) == wanted:
                 return letter
-    raise ConfigurationError(
-        f"no event {wanted} waits here or is a dead letter: look in ktx-flush list and list --dead"
-    )
+    raise ConfigurationError(f"no event {wanted} waits here or is a dead letter: look in list and list --dead")
 
 
 def retry(queue: Queue, given: Sequence[str]) -> int:

@@ -51,7 +51,7 @@ def list_command(
             print_table(islice(letters, _MOST_ROWS), dead=dead_ones)
             more = sum(1 for _ in letters)
             if more:
-                typer.echo(f"and {more:,} more: ktx-flush list --json has them all")
+                typer.echo(f"and {more:,} more: list --json has them all")
             return
         for letter in letters:  # also when nothing is printed: what is damaged is said
             if not quiet:

@@ -39,8 +39,9 @@ def report_command(  # noqa: PLR0913 - the options of the contract
 ) -> None:
     """Write a page that shows what waits and what was sent, and each waiting event as it would leave this machine.
 
-    It is one file that loads nothing, and nothing is sent to make it. In the spool only you can read it, and
-    `ktx-flush disable` deletes it. A browser that may not read hidden folders needs --output.
+    It is one file that loads nothing, and nothing is sent to make it.
+    In the spool only you can read it, and the command disable deletes it.
+    A browser that may not read hidden folders needs --output.
 
     Examples:
       ktx-flush report --open

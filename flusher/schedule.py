@@ -86,13 +86,14 @@ def show_command(context: typer.Context, as_json: Json = False) -> None:  # noqa
     """
     from flusher.planner import look  # noqa: PLC0415 - for these commands only
     from flusher.schedule_table import render_plan  # noqa: PLC0415 - with it
+    from flusher.tool import tool  # noqa: PLC0415 - with it
 
     name, paths = context.obj
     plan = look(name, paths)
     if as_json:
         typer.echo(json.dumps(plan.as_json(), indent=2))
     else:
-        render_plan(plan)
+        render_plan(plan, tool(name, paths, os.environ))
     if plan.problem:
         raise ConfigurationError(plan.problem)
 

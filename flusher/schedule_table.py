@@ -21,11 +21,12 @@ def plan_line(plan: Plan) -> str:
     return f"{line} ({plan.problem})" if plan.problem else line
 
 
-def render_plan(plan: Plan) -> None:
-    """Print each schedule as a few lines; the command can be copied."""
+def render_plan(plan: Plan, tool: str) -> None:
+    """Print each schedule as a few lines, or how to make one with this tool; the commands can be copied."""
     console = Console()
     if not plan.installed:
-        console.print("nothing is scheduled: ktx-flush schedule install", highlight=False)
+        line = f"nothing is scheduled: {printable(tool, 2_000)} schedule install"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for one in plan.installed:
         rows = {
             "runs": f"{_often(one)}, by {one.method} ({one.where})",

@@ -13,7 +13,7 @@ import typer
 
 from spool.queue import Queue
 
-__all__ = ["WAIT_S", "Dead", "Json", "Quiet", "opened", "person_reads", "print_json", "say"]
+__all__ = ["WAIT_S", "Dead", "Json", "Quiet", "counted", "opened", "person_reads", "print_json", "say"]
 
 # The flusher's commands may wait longer for the queue than a host does, but not for ever.
 WAIT_S = 5.0
@@ -40,6 +40,11 @@ def opened(queue: Queue) -> Iterator[Queue]:
 def person_reads() -> bool:
     """Tell whether what is printed goes to a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def counted(count: int, noun: str) -> str:
+    """Give a number with its noun, which takes an s: "1 event", "2,000 events"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def print_json(value: Any) -> None:

@@ -114,7 +114,7 @@ finally:
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 3, done.stderr
-    assert done.stdout.startswith("11,999 events were imported")
+    assert done.stdout.startswith("imported: 11,999 events,")
     assert done.stderr.startswith("ktx-flush: line 6001: no JSON")
     assert "the host keeps 10,000" in done.stderr
     assert int(done.stdout.split()[-1]) < 100_000, "kilobytes, for a file of 48 MB"

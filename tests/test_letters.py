@@ -179,7 +179,7 @@ def test_nothing_is_deleted_that_nobody_agreed_to(home: Path, server: LocalPostH
     assert on_a_terminal(home, "purge", typed=b"n\n")[0] == 0
     assert status(home)["pending"] == 4
     code, shown = on_a_terminal(home, "purge", typed=b"y\n")
-    assert (code, b"4 events were deleted" in shown) == (0, True)
+    assert (code, b"deleted: 4 events" in shown) == (0, True)
     assert status(home)["pending"] == 0
 
 

@@ -92,7 +92,7 @@ def test_each_home_has_its_own_line(crontabs: Crontabs, tmp_path: Path) -> None:
 @NEEDS_CRON
 def test_show_says_what_is_there_and_when_it_runs_next(crontabs: Crontabs, home: Path) -> None:
     """Within the time that was asked for; as text, as JSON, and in `status`."""
-    assert said(crontabs.schedule(home, "show")) == "nothing is scheduled: ktx-flush schedule install\n"
+    assert said(crontabs.schedule(home, "show")) == f"nothing is scheduled: ktx-flush --home {home} schedule install\n"
     assert json.loads(said(crontabs.schedule(home, "show", "--json"))) == {"installed": [], "problem": None}
     installed = json.loads(said(crontabs.schedule(home, "install", "--every", "30m", "--method", "cron", "--json")))
     assert installed["state"] == "installed"

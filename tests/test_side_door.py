@@ -135,7 +135,7 @@ def test_a_run_that_only_rejects_says_so(home: Path, server: LocalPostHog) -> No
     leave(aside, 1, event="other")
     done = flush(home, "run")
     assert done.returncode == 3
-    assert "ktx-flush list --dead" in done.stdout + done.stderr
+    assert "look in list --dead" in done.stdout + done.stderr
     leave(aside, 2, event="other")
     assert flush_json(home, "purge", "--yes")["purged"] == 1
     assert status(home)["dead"] == 1
