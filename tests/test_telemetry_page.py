@@ -89,6 +89,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_the_page_is_private_and_may_be_written_again",
         *PLACES,
     ),
+    "`~/.ktx/spool/queue.lock`, `flush.lock`, `launched`, `reserve`, `wiped`: locks, a time, empty space, a mark; no "
+    "event.": PLACES,
     "Folders have the mode 0700, files 0600.": (
         "test_everything_is_private_under_any_umask",
         "test_the_copy_of_the_queue_is_private_under_any_umask",
@@ -111,7 +113,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_one_rejected_event_becomes_a_dead_letter_and_the_others_arrive",
         "test_dead_letters_are_kept_up_to_a_thousand_and_then_the_oldest_is_lost",
     ),
-    "`ktx-flush list` prints each event that waits, as it would be sent; `ktx-flush show UUID` prints one.": (
+    "`ktx-flush list --json` prints each event that waits, as it would be sent; `ktx-flush show UUID` prints one.": (
         "test_list_and_show_print_what_is_sent_after_it",
     ),
     "`ktx-flush report --open` shows the same in your browser, with what was sent; the page loads nothing and sends "
@@ -321,6 +323,8 @@ def test_each_place_on_the_page_holds_what_the_page_says(tmp_path: Path) -> None
     assert {"result", "sent"} <= set(json.loads((home / "spool/flush.log").read_text()))
     assert flush(home, "report").returncode == 0
     assert b"no such table" in (home / "spool/report.html").read_bytes()
+    named = set(re.findall(r"`(?:~/\.ktx/spool/)?([a-z.]+)`", PAGE))
+    assert {path.name for path in (home / "spool").iterdir()} - named == set()
     modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in (home / "spool").rglob("*")}
     assert modes == {(True, 0o700), (False, 0o600)}
 
