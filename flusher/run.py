@@ -54,6 +54,8 @@ def _run(context: Context) -> None:
             wipe_once(paths, now.signature)
         report.result, report.reason = Result.OFF, now.identity.decided_by
         return
+    if context.options.host or context.options.key:  # a mistake of now is told now, also where nothing waits
+        resolve(context.app, paths, context.env, host=context.options.host, key=context.options.key)
     if not paths.spool.exists():
         return
     private_folder(paths.spool)

@@ -75,6 +75,15 @@ def test_a_broken_state_file_is_mended(content: str, home: Path, server: LocalPo
     assert status(home)["last_result"] == "delivered"
 
 
+@pytest.mark.parametrize("wrong", [name for name, (arguments, _) in WRONG.items() if arguments[0] == "run"])
+def test_wrong_arguments_are_told_where_nothing_waits(wrong: str, home: Path) -> None:
+    """A cron job with a mistake in it says so on its first night, and makes nothing in the home."""
+    arguments, word = WRONG[wrong]
+    done = flush(home, *arguments)
+    assert (done.returncode, word in done.stderr, done.stderr.count("\n")) == (2, True, 1)
+    assert not home.exists()
+
+
 def test_on_a_machine_without_a_spool_there_is_nothing_to_do(home: Path) -> None:
     """A cron job on a fresh machine: exit 0, no file created."""
     report = flush_json(home)
