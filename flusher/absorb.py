@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flusher.catalogues import complaint
-from spool import aside, first_run, tally
+from spool.consent import first_run
 from spool.errors import EventTooLargeError, InvalidEventError, SpoolError
-from spool.event import check_stored, normalise
-from spool.files import private_folder, read_bounded, write_new
-from spool.paths import Paths
-from spool.queue import CHUNK, REFUSED, Queue
+from spool.event.build import check_stored, normalise
+from spool.fallback import aside
+from spool.fallback import loss_notes as tally
+from spool.home.files import private_folder, read_bounded, write_new
+from spool.home.paths import Paths
+from spool.queue.queue import CHUNK, REFUSED, Queue
 from spool.settings import MOST_EVENT_BYTES
 
 __all__ = ["Taken", "absorb"]

@@ -10,20 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from flusher import audit_command, commands, doctor_command, look_commands, report_command, schedule
+from flusher.commands import audit as audit_command
+from flusher.commands import doctor as doctor_command
+from flusher.commands import events as commands
+from flusher.commands import look as look_commands
+from flusher.commands import report as report_command
+from flusher.commands import schedule
+from flusher.commands.letters import printable
+from flusher.commands.run_line import run_line
+from flusher.commands.shared import Json, Quiet, counted, print_json
 from flusher.context import Context, Options, Result, RunReport
-from flusher.gather import BATCH_SIZE
-from flusher.letters import printable
+from flusher.delivery.gather import BATCH_SIZE
 from flusher.observer import Observer
 from flusher.run import run
-from flusher.run_line import run_line
-from flusher.shared import Json, Quiet, counted, print_json
+from spool.consent.identity import consent, decide_for_all
+from spool.consent.opt_out import wipe
 from spool.errors import ConfigurationError, SpoolError
-from spool.identity import consent, decide_for_all
-from spool.launch import GUARD
-from spool.paths import Paths, resolve_home
+from spool.home.paths import Paths, resolve_home
+from spool.launch.start import GUARD
 from spool.settings import VERSION, env_prefix
-from spool.wipe import wipe
 
 __all__ = ["app", "main"]
 
@@ -128,8 +133,8 @@ def status_command(
       ktx-flush status
       ktx-flush status --json
     """
-    from flusher.render import render_status  # noqa: PLC0415 - rich, which a run by cron doesn't need
-    from flusher.report import collect  # noqa: PLC0415 - with it
+    from flusher.commands.render import render_status  # noqa: PLC0415 - rich, which a run by cron doesn't need
+    from flusher.report.status import collect  # noqa: PLC0415 - with it
 
     name, paths = context.obj
     status = collect(name, paths, os.environ)
@@ -193,7 +198,7 @@ def _watcher() -> Observer:
     streams = (sys.stdout, sys.stderr)
     if os.environ.get("TERM") == "dumb" or not all(stream is not None and stream.isatty() for stream in streams):
         return Observer()
-    from flusher.progress import Bar  # noqa: PLC0415 - more of rich, for a person who watches
+    from flusher.commands.progress import Bar  # noqa: PLC0415 - more of rich, for a person who watches
 
     return Bar()
 

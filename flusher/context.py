@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from flusher.gather import BATCH_SIZE
+from flusher.delivery.counts import Tally
+from flusher.delivery.gather import BATCH_SIZE
 from flusher.observer import Observer
-from flusher.tally import Tally
-from spool.account import Account
-from spool.identity import Identity, consent
-from spool.paths import Paths
+from spool.consent.identity import Identity, consent
+from spool.home.paths import Paths
+from spool.queue.account import Account
 
 __all__ = ["REJECTED_REASON", "Context", "Options", "Result", "RunReport"]
 

@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flusher.context import Context, RunReport
-from flusher.tally import DELAYS
+from flusher.delivery.counts import DELAYS
 from spool.errors import SpoolError
-from spool.files import open_own, private_folder, read_bounded, write_atomic
-from spool.lock import FileLock
-from spool.paths import Paths
+from spool.home.files import open_own, private_folder, read_bounded, write_atomic
+from spool.home.paths import Paths
+from spool.queue.lock import FileLock
 from spool.settings import VERSION
 
 __all__ = ["MOST_BYTES", "Entry", "append", "entries", "record"]
@@ -33,7 +33,7 @@ class Entry:
     """One run. `losses` are those of the whole install, by cause, as they stood at its end.
 
     `sent` counts by event name; `other_sent` are of names beyond the first fifty. `delays` counts by
-    `flusher.tally.DELAYS`. `started_by` is "host", "waiting host", "person" or "script".
+    `flusher.delivery.counts.DELAYS`. `started_by` is "host", "waiting host", "person" or "script".
     """
 
     started_at: str = ""

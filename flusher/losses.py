@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
-from spool.event import compose, envelope, freeze
-from spool.host_facts import host_facts
-from spool.identity import Identity
-from spool.queue import Queue
+from spool.consent.identity import Identity
+from spool.event.build import compose, envelope, freeze
+from spool.event.host_facts import host_facts
+from spool.queue.queue import Queue
 from spool.settings import VERSION, Limits
 
 __all__ = ["report_losses"]

@@ -6,18 +6,19 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from flusher import backoff, journal, reserve, state
+from flusher import journal
 from flusher.absorb import absorb
 from flusher.context import REJECTED_REASON, Context, Result, RunReport
+from flusher.delivery import backoff, reserve, state
 from flusher.losses import report_losses
-from spool.destination import Destination, host_catalogue, host_limits, resolve
+from spool.command.span_file import recover
+from spool.consent.identity import consent
+from spool.consent.opt_out import wipe_once
 from spool.errors import ConfigurationError, LockBusyError, SpoolError
-from spool.files import private_folder
-from spool.identity import consent
-from spool.lock import FileLock
-from spool.queue import Queue
-from spool.span import recover
-from spool.wipe import wipe_once
+from spool.home.files import private_folder
+from spool.launch.destination import Destination, host_catalogue, host_limits, resolve
+from spool.queue.lock import FileLock
+from spool.queue.queue import Queue
 
 __all__ = ["run"]
 
@@ -109,8 +110,8 @@ def _pass(context: Context, queue: Queue) -> None:
 
 
 def _deliver(context: Context, queue: Queue, destination: Destination, before: state.FlushState) -> None:
-    from flusher.deliver import Courier  # noqa: PLC0415 - posthog costs 200 ms, for runs that send only
-    from flusher.drain import Drain  # noqa: PLC0415 - with it
+    from flusher.delivery.drain import Drain  # noqa: PLC0415 - with it
+    from flusher.delivery.wire import Courier  # noqa: PLC0415 - posthog costs 200 ms, for runs that send only
 
     report = context.report
     courier = Courier(destination, context.env)

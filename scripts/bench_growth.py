@@ -12,7 +12,7 @@ from scripts.bench_capture import put
 from scripts.bench_drain import drained
 from scripts.bench_measure import Bound, Row, Setting
 from scripts.flat import OPERATIONS, disk_bytes, fill
-from spool.queue import Queue
+from spool.queue.queue import Queue
 
 __all__ = ["Curve", "backlog", "curves"]
 

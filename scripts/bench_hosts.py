@@ -9,9 +9,9 @@ import subprocess
 import time
 
 from scripts.bench_measure import PEERS, PYTHON, Bound, Row, Setting, Spent, clean, in_turns, medians, middle
-from spool.files import write_atomic
-from spool.lock import FileLock
-from spool.paths import Paths
+from spool.home.files import write_atomic
+from spool.home.paths import Paths
+from spool.queue.lock import FileLock
 
 __all__ = ["command", "importing", "interrupt", "launch", "off"]
 

@@ -17,7 +17,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from flusher.gather import BATCH_SIZE
+from flusher.delivery.gather import BATCH_SIZE
 from spool import Telemetry
 from tests.support.processes import environment
 

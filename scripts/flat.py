@@ -19,9 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from flusher.gather import BATCH_SIZE, batches  # noqa: E402 - found through the line above
-from spool.paths import Paths  # noqa: E402 - see above
-from spool.queue import Queue  # noqa: E402 - see above
+from flusher.delivery.gather import BATCH_SIZE, batches  # noqa: E402 - found through the line above
+from spool.home.paths import Paths  # noqa: E402 - see above
+from spool.queue.queue import Queue  # noqa: E402 - see above
 from spool.settings import Limits  # noqa: E402 - see above
 
 SMALL = 1_000

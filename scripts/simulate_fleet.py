@@ -26,7 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flusher.backoff import after_failure, in_run_retries, in_run_wait_s
+from flusher.delivery.backoff import after_failure, in_run_retries, in_run_wait_s
 
 EVERY_S = 900
 MAX_RETRIES = 3

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.soak_books import MISCHIEF, Books, Server  # noqa: E402 - found through the line above
-from spool.paths import Paths  # noqa: E402 - see above
+from spool.home.paths import Paths  # noqa: E402 - see above
 from tests.support.processes import environment, flush  # noqa: E402 - see above
 
 # One line per capture, in one write each, so that a kill cuts none: state, uuid, seconds, when it was over.
@@ -53,7 +53,7 @@ for number in range(int(count)):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from spool.lock import FileLock
+from spool.queue.lock import FileLock
 lock = FileLock(Path(sys.argv[1]))
 with lock.held(2.0):
     time.sleep(float(sys.argv[2]))

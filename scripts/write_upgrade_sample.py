@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a spool as this release leaves it, for every later one to read: `tests/test_upgrade.py` does.
+"""Write a spool as this release leaves it, for every later one to read: `tests/accounting/test_upgrade.py` does.
 
 Run it once for a release: scripts/write_upgrade_sample.py tests/data/spool-0.1
 The folder gets `home`, and `expected.json` with what waits there. It tells no path, name of a host or user.
@@ -19,13 +19,13 @@ from uuid import UUID
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from flusher import state  # noqa: E402 - the path comes first
-from flusher.letters import dead, waiting  # noqa: E402 - as above
+from flusher.commands.letters import dead, waiting  # noqa: E402 - as above
+from flusher.delivery import state  # noqa: E402 - the path comes first
 from spool import Limits, Telemetry  # noqa: E402 - as above
 from spool.catalogue import Catalogue, Event  # noqa: E402 - as above
-from spool.lock import FileLock  # noqa: E402 - as above
-from spool.paths import Paths  # noqa: E402 - as above
-from spool.queue import Queue  # noqa: E402 - as above
+from spool.home.paths import Paths  # noqa: E402 - as above
+from spool.queue.lock import FileLock  # noqa: E402 - as above
+from spool.queue.queue import Queue  # noqa: E402 - as above
 
 URL = "https://ph.example.com"
 # The sample must not expire before the tests of a later year.

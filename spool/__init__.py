@@ -3,7 +3,7 @@
 Importing this loads neither the queue nor anything of the delivery side.
 """
 
-from spool.identity import Identity
+from spool.consent.identity import Identity
 from spool.recorder import Receipt
 from spool.settings import VERSION, Limits
 from spool.telemetry import Telemetry

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from spool.consent import File, Home
+from spool.consent.identity import Consent, Identity, Signature, Watch, inspect
+from spool.consent.opt_out import is_wiped, refused_by_mark, wipe_once
+from spool.consent.rule import File, Home
 from spool.errors import SpoolError
-from spool.identity import Consent, Identity, Signature, Watch, inspect
 from spool.settings import env_prefix
-from spool.wipe import is_wiped, refused_by_mark, wipe_once
 from spool.world import World
 
 __all__ = ["Admission"]
@@ -39,8 +39,8 @@ class Admission:
             wipe_once(paths, now.signature, self._lock_wait_s)
         if not now.identity.enabled or now.identity.install_id is not None:
             return now
-        from spool.first_run import first_run  # noqa: PLC0415 - once in the life of an install
-        from spool.notice import first_run_notice, say  # noqa: PLC0415 - with it
+        from spool.consent.first_run import first_run  # noqa: PLC0415 - once in the life of an install
+        from spool.consent.notice import first_run_notice, say  # noqa: PLC0415 - with it
 
         try:
             minted = first_run(paths, first_event)

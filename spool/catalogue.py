@@ -6,7 +6,7 @@
 
     CATALOGUE = Catalogue(ReportWritten)  # the event `report_written`
 
-The check judges by the JSON Schema that is derived from the classes (spool/schema.py). Only a host with a
+The check judges by the JSON Schema that is derived from the classes (spool/event/schema.py). Only a host with a
 catalogue imports this module: it loads msgspec.
 """
 
@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, dataclass_transform
 from msgspec import UNSET, Meta, Struct, StructMeta, UnsetType, field
 
 from spool.errors import InvalidEventError
-from spool.schema import DIALECT, Schema, complaint, plain, printable, struct_schema, suggestion
+from spool.event.schema import DIALECT, Schema, complaint, plain, printable, struct_schema, suggestion
 
 __all__ = ["COMMON", "OWN_EVENTS", "UNSET", "Catalogue", "Common", "Event", "Meta", "UnsetType", "name_of"]
 
@@ -61,7 +61,7 @@ class Event(
 
 
 class Common(Struct, frozen=True, kw_only=True, rename="camel"):
-    """The fields that the spool adds to every event; spool/host_facts.py finds them out."""
+    """The fields that the spool adds to every event; spool/event/host_facts.py finds them out."""
 
     cli_version: Annotated[str, Meta(description="Version of the host program.")]
     node_version: Annotated[str, Meta(description="Version of the interpreter; Python's begins with python-.")]

@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from spool.admission import Admission
+from spool.consent.identity import Consent, Identity, consent, signature
 from spool.errors import InvalidEventError, OptedOutError, SpoolError
-from spool.identity import Consent, Identity, consent, signature
-from spool.paths import Paths
+from spool.home.paths import Paths
 from spool.settings import Durability, FlushMode, Limits, env_prefix
 from spool.world import Environment, World
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from spool.catalogue import Catalogue
     from spool.catalogue import Event as TypedEvent
-    from spool.event import Event
+    from spool.event.build import Event
     from spool.spool import Spool
 
 __all__ = ["Options", "Receipt", "Recorder"]
@@ -128,12 +128,16 @@ class Recorder:
             try:
                 # emitted, too: it makes classes, and a class made at the end of a process that Ctrl-C ends makes Python
                 # forget that it has to end by the signal.
-                from spool import destination, emitted, event, host_facts, spool  # noqa: F401, PLC0415 - at first use
-                from spool.interrupts import signals_held  # noqa: PLC0415 - with them
+                from spool import spool  # noqa: F401, PLC0415 - at first use
+                from spool.command import sightings as emitted  # noqa: F401, PLC0415 - at first use
+                from spool.event import build as event  # noqa: PLC0415 - at first use
+                from spool.launch import destination  # noqa: F401, PLC0415 - at first use
+                from spool.queue.interrupts import signals_held  # noqa: PLC0415 - with them
 
                 if self.paths is None or not os.path.exists(self.paths.queue):  # it never raises
                     # What makes a queue: else it would be loaded under the queue's lock.
-                    from spool import building, cache  # noqa: F401, PLC0415 - once in the life of an install
+                    from spool.queue import cache  # noqa: F401, PLC0415 - once in the life of an install
+                    from spool.queue.recovery import building  # noqa: F401, PLC0415 - once in the life of an install
 
                 self._event, self._held = event, signals_held
             finally:
@@ -172,7 +176,7 @@ class Recorder:
         assert self._event is not None  # noqa: S101 - as in `compose`
         if groups is None and self._common is not None:
             return self._common
-        from spool.host_facts import host_facts  # noqa: PLC0415 - once, when something is captured
+        from spool.event.host_facts import host_facts  # noqa: PLC0415 - once, when something is captured
 
         facts = host_facts(self.options.version, os.environ)
         envelope = {**facts, **self._event.envelope(groups, **self.options.privacy)}
@@ -252,7 +256,7 @@ class Recorder:
         return Receipt("lost", reason="captured by a signal handler while the first capture was loading")
 
     def _show(self, frozen: Event) -> Receipt:
-        from spool.notice import say  # noqa: PLC0415 - for those who look
+        from spool.consent.notice import say  # noqa: PLC0415 - for those who look
 
         say(f"[telemetry] {frozen.text}")
         return Receipt("debug", frozen.uuid, "telemetry is in debug mode: nothing is stored or sent")
@@ -266,7 +270,7 @@ class Recorder:
             return self.silenced_by() is None and self.identity.enabled
 
         with suppress(Exception):  # the host comes first, and an audit does without one run
-            from spool.emitted import Sighting, note  # noqa: PLC0415 - at the end of what captured something
+            from spool.command.sightings import Sighting, note  # noqa: PLC0415 - at the end of what captured something
 
             if allowed():
                 names = self.options.catalogue.names() if self.options.catalogue is not None else ()
@@ -279,7 +283,7 @@ class Recorder:
         """Give the spool of a home, made at its first use; a host may change its home between captures."""
         spool = self._spools.get(paths.home)
         if spool is None:
-            from spool.launch import waits  # noqa: PLC0415 - only what captures needs it
+            from spool.launch.start import waits  # noqa: PLC0415 - only what captures needs it
             from spool.spool import Spool  # noqa: PLC0415 - sqlite3 and all, some 10 ms
 
             waited = waits(paths)
@@ -292,13 +296,13 @@ class Recorder:
 
     def _leave_destination(self, paths: Paths) -> None:
         """Tell a bare flusher where to deliver; again, when the folder was removed under us."""
-        from spool import destination  # noqa: PLC0415 - loaded already, by `load`
+        from spool.launch import destination  # noqa: PLC0415 - loaded already, by `load`
 
         destination.leave(paths, self.options.destination, self.options.limits)
 
     def launch(self, paths: Paths) -> None:
         """Start a flusher, detached, if one is due; reap what one before may have left."""
-        from spool import launch  # noqa: PLC0415 - for hosts that start one
+        from spool.launch import start as launch  # noqa: PLC0415 - for hosts that start one
 
         if self._child is not None:
             with suppress(ChildProcessError):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from spool import aside
+from spool.command.span_file import recover
 from spool.errors import OptedOutError, SpoolError, UnavailableError
-from spool.event import Event
-from spool.mounts import is_network
-from spool.paths import Paths
-from spool.queue import Queue
+from spool.event.build import Event
+from spool.fallback import aside
+from spool.fallback.loss_notes import Tally
+from spool.fallback.mounts import is_network
+from spool.home.paths import Paths
+from spool.queue.queue import Queue
 from spool.settings import Durability, Limits
-from spool.span import recover
-from spool.tally import Tally
 
 __all__ = ["Spool"]
 

@@ -13,9 +13,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from spool.consent.identity import Identity
 from spool.errors import InvalidEventError
-from spool.identity import Identity
-from spool.paths import Paths
+from spool.home.paths import Paths
 from spool.recorder import Options, Receipt, Recorder
 from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from spool.catalogue import Catalogue
     from spool.catalogue import Event as TypedEvent
-    from spool.command import CommandSpan
+    from spool.command.span import CommandSpan
 
 __all__ = ["Telemetry", "living"]
 
@@ -183,7 +183,7 @@ class Telemetry:
         variable = self.recorder.silenced_by()
         if variable is not None:
             return Receipt("disabled", reason=variable)
-        from spool.error_report import exception_properties, first_time, forget, is_expected  # noqa: PLC0415 - when needed
+        from spool.exception.report import exception_properties, first_time, forget, is_expected  # noqa: PLC0415 - when needed
 
         if is_expected(error):
             return Receipt("disabled", reason="an expected error")
@@ -210,13 +210,13 @@ class Telemetry:
 
     def redacted(self, text: str) -> str:
         """Give an error's text as it may be told: without what is hidden, and without what the person typed."""
-        from spool.redaction import redact, whereabouts  # noqa: PLC0415 - only when something went wrong
+        from spool.exception.redaction import redact, whereabouts  # noqa: PLC0415 - only when something went wrong
 
         home, user = whereabouts(os.environ)
         return redact(text, secrets=self._secrets, home=home, user=user, typed=self._typed())
 
     def _typed(self) -> frozenset[str]:
-        from spool.typed import typed_words  # noqa: PLC0415 - only when something went wrong
+        from spool.exception.typed_words import typed_words  # noqa: PLC0415 - only when something went wrong
 
         interpreters = getattr(sys, "argv", None) or []  # an embedded one may have none
         return typed_words([*interpreters[1:], *self.arguments], self.declared)
@@ -233,14 +233,14 @@ class Telemetry:
         it dead. `flags` is what was given on the command line, by name; of the values only whether they
         were given is kept. `project` is the project's folder: its id becomes the group.
         """
-        from spool.command import CommandSpan  # noqa: PLC0415 - for hosts that have commands
+        from spool.command.span import CommandSpan  # noqa: PLC0415 - for hosts that have commands
 
         return CommandSpan(self, path, flags or {}, project)
 
     @property
     def span(self) -> CommandSpan:
         """The command under way, to annotate it or to finish it early; where there is none, one that is no event's."""
-        from spool.command import CommandSpan  # noqa: PLC0415 - for hosts that have commands
+        from spool.command.span import CommandSpan  # noqa: PLC0415 - for hosts that have commands
 
         return self.under_way if self.under_way is not None else CommandSpan(self)
 
@@ -250,7 +250,7 @@ class Telemetry:
         A signal that ends the process ends its command first, which is put on disk as aborted. The host's own
         handlers are called as without this, and Ctrl-C stays Python's own.
         """
-        from spool.signals import handled  # noqa: PLC0415 - for process entries only
+        from spool.command.signals import handled  # noqa: PLC0415 - for process entries only
 
         return handled(self)
 
@@ -260,7 +260,7 @@ class Telemetry:
         Ends the process as the app would have ended it. Raises TypeError for what is neither. Its commands reach
         their event by `span`.
         """
-        from spool.instrument import run  # noqa: PLC0415 - for process entries only
+        from spool.command.click_app import run  # noqa: PLC0415 - for process entries only
 
         run(self, app, args)
 
@@ -269,7 +269,7 @@ class Telemetry:
 
         For machines that will not see a next start (a container). A child that takes longer goes on.
         """
-        from spool.launch import run_and_wait  # noqa: PLC0415 - for hosts that wait
+        from spool.launch.start import run_and_wait  # noqa: PLC0415 - for hosts that wait
 
         paths = self.paths
         if paths is None or self.recorder.silenced_by() is not None:

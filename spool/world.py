@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spool.consent import is_set, off_variables, opted_out_by
-from spool.paths import Paths, resolve_home
+from spool.consent.rule import is_set, off_variables, opted_out_by
+from spool.home.paths import Paths, resolve_home
 from spool.settings import TESTING, env_prefix
 
 __all__ = ["Environment", "World"]

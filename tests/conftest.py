@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.paths import Paths
+from spool.home.paths import Paths
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import SILENT
 

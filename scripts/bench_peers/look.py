@@ -39,8 +39,8 @@ def opening(home: str) -> dict[str, float]:
     """Time the first look into an existing queue, the modules loaded: its open, and one SELECT."""
     from pathlib import Path
 
-    from spool.paths import Paths
-    from spool.queue import Queue
+    from spool.home.paths import Paths
+    from spool.queue.queue import Queue
 
     queue = Queue(Paths(Path(home)))
     started, cpu = time.perf_counter(), time.process_time()
@@ -58,9 +58,9 @@ def launch(home: str) -> dict[str, float]:
     """Time what a host does to start a flusher that is due."""
     from pathlib import Path
 
-    from spool import lock  # noqa: F401 - the capture before has it loaded
-    from spool.launch import launch_if_due
-    from spool.paths import Paths
+    from spool.home.paths import Paths
+    from spool.launch.start import launch_if_due
+    from spool.queue import lock  # noqa: F401 - the capture before has it loaded
 
     paths = Paths(Path(home))
     (paths.spool / "launched").unlink(missing_ok=True)

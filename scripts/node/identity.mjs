@@ -1,5 +1,5 @@
 /**
- * Who this install is, and whether it may be counted: the rules of spool/consent.py and spool/identity.py.
+ * Who this install is, and whether it may be counted: the rules of spool/consent/rule.py and spool/consent/identity.py.
  * It only reads. Off always wins, and what can't be read means off.
  */
 import fs from "node:fs";

@@ -1,4 +1,4 @@
-/** The door's own tests: `node --test spool.test.mjs`. What needs the Python side is in tests/test_node_door.py. */
+/** The door's own tests: `node --test spool.test.mjs`. What needs the Python side is in tests/events/test_node_door.py. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";

@@ -15,10 +15,10 @@ from flusher.absorb import absorb
 from flusher.context import Context, Options, Result
 from flusher.run import run
 from spool import Receipt, Telemetry
-from spool.account import Account
-from spool.disk import DATABASE
-from spool.paths import Paths
-from spool.queue import Queue
+from spool.home.paths import Paths
+from spool.queue.account import Account
+from spool.queue.disk import DATABASE
+from spool.queue.queue import Queue
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spool.error_report import exception_properties
+from spool.exception.report import exception_properties
 
 FRAME = {
     "platform", "filename", "abs_path", "function", "module", "lineno", "pre_context", "context_line", "post_context",

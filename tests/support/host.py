@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from flusher.report import collect
+from flusher.report.status import collect
 from spool import Receipt
-from spool.paths import Paths
+from spool.home.paths import Paths
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import ROOT, environment, flush_json
 
@@ -23,9 +23,9 @@ _CODE = """
 import importlib, json, os, pkgutil, sys, tempfile, time
 sys.path.insert(0, sys.argv[1])
 import spool
-for module in pkgutil.iter_modules(spool.__path__):
-    if module.name not in ("instrument", "testing"):
-        importlib.import_module("spool." + module.name)
+for module in pkgutil.walk_packages(spool.__path__, "spool."):
+    if not module.name.startswith(("spool.command.click_app", "spool.testing")):
+        importlib.import_module(module.name)
 from spool import Telemetry
 with tempfile.TemporaryDirectory() as scratch:
     first = Telemetry("ktx", "1.2.3", home=scratch, flush="never")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flusher.absorb import absorb
-from spool import Telemetry, aside
-from spool.account import Account
-from spool.destination import host_catalogue
-from spool.identity import consent
-from spool.paths import Paths
-from spool.queue import Queue
+from spool import Telemetry
+from spool.consent.identity import consent
+from spool.fallback import aside
+from spool.home.paths import Paths
+from spool.launch.destination import host_catalogue
+from spool.queue.account import Account
+from spool.queue.queue import Queue
 
 __all__ = ["View", "capture", "look", "put_aside"]
 

@@ -6,9 +6,9 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from spool.account import Account
+from spool.queue.account import Account
+from spool.queue.transaction import DeadLetter, Stored
 from spool.settings import Limits
-from spool.transaction import DeadLetter, Stored
 
 __all__ = ["Model", "event"]
 

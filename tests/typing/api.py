@@ -14,10 +14,10 @@ from msgspec import UNSET, UnsetType
 
 import spool
 from spool import Identity, Limits, Receipt, Telemetry
-from spool.captured import Captured
 from spool.catalogue import Catalogue, Event
-from spool.command import CommandSpan
+from spool.command.span import CommandSpan
 from spool.ktx_events import CATALOGUE
+from spool.testing.captured import Captured
 
 # -- a Telemetry ----------------------------------------------------------------------------------------------
 

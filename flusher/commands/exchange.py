@@ -1,0 +1,200 @@
+"""Events as NDJSON, for machines that never see the network: one line each, as it would be sent."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import uuid as uuids
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from flusher.commands.letters import dead, printable, uuid_of, waiting
+from flusher.commands.new_file import new_file
+from flusher.delivery.gather import BATCH_BYTES
+from spool.errors import ConfigurationError, LockBusyError
+from spool.event.build import check_stored, normalise
+from spool.home.files import private_folder
+from spool.home.paths import Paths
+from spool.launch.destination import host_limits
+from spool.queue.lock import FileLock
+from spool.queue.queue import CHUNK, Queue
+
+__all__ = ["STANDARD", "Import", "export_events", "import_events", "keeping_all"]
+
+STANDARD = "-"
+# As for a file aside: twice the largest event is no event.
+_MAX_LINE_BYTES = 2_000_000
+_LOCK_WAIT_S = 10.0
+
+
+def export_events(paths: Paths, queue: Queue, target: str, *, replace: bool = False) -> int:
+    """Write what waits, but no dead letters; nothing is removed. Gives how many events that were.
+
+    The file is 0600 and appears whole. One that is there already is left alone unless `replace`, and whatever
+    is no plain file always: ConfigurationError.
+    """
+    if target == STANDARD:
+        return _write(waiting_lines(paths, queue), _standard("stdout"))
+    with new_file(target, replace=replace) as file:
+        return _write(waiting_lines(paths, queue), file)
+
+
+def waiting_lines(paths: Paths, queue: Queue) -> Iterator[bytes]:
+    """Give a line for each event that waits."""
+    for letter in waiting(paths, queue):
+        yield letter.text.encode("ascii") + b"\n"
+
+
+def _write(lines: Iterator[bytes], file: BinaryIO) -> int:
+    count = 0
+    for line in lines:
+        file.write(line)
+        count += 1
+    file.flush()
+    return count
+
+
+def _standard(name: str) -> BinaryIO:
+    stream = getattr(sys, name)
+    if stream is None:
+        raise ConfigurationError(f"{name} is closed: give a file; the events are kept")
+    buffer: BinaryIO = stream.buffer
+    return buffer
+
+
+# -- import ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Import:
+    """What an import did: new events, events that were here already, lines that are no event. `off`: which rule."""
+
+    imported: int = 0
+    known: int = 0
+    refused: int = 0
+    off: str = ""
+
+
+def keeping_all(paths: Paths, wait_s: float) -> Queue:
+    """Open the queue so that an import drops nothing: only a capture enforces the limits."""
+    return Queue(paths, host_limits(paths)._replace(max_events=2**53, max_bytes=2**53), wait_s=wait_s)
+
+
+def import_events(
+    paths: Paths,
+    queue: Queue,
+    source: str,
+    *,
+    refuse: Callable[[int, str], None],
+    switched_off: Callable[[], str],
+) -> Import:
+    """Add the events of an NDJSON file that are not in this spool yet: waiting, aside or dead.
+
+    A line that is no event is told to `refuse` with its number and the reason; all others are imported, some
+    hundred in one transaction. `switched_off` names the rule that forbids it, and is asked before each. Memory
+    does not grow with the file. Interrupted, it may be done again. No flusher delivers meanwhile, and no other
+    import is at work: LockBusyError.
+    """
+    result = Import()
+    file = _standard("stdin") if source == STANDARD else _open(source)
+    private_folder(paths.spool)
+    lock = FileLock(paths.flush_lock)
+    with file:
+        try:
+            with lock.held(_LOCK_WAIT_S), closing(_Seen(paths, queue)) as seen:
+                for chunk in _chunks(_events(file, seen, result, refuse, queue.limits.max_event_bytes)):
+                    result.off = switched_off()
+                    if result.off:
+                        break
+                    result.imported += queue.append_all(chunk)
+        except LockBusyError as error:
+            raise LockBusyError("a flusher is at work, import again when it has ended") from error
+        finally:
+            lock.forget()
+    return result
+
+
+def _open(source: str) -> BinaryIO:
+    try:
+        return open(source, "rb")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"{printable(source)} can't be read: {reason}; nothing was imported: give another file"
+        ) from error
+
+
+class _Seen:
+    """The uuids of this spool and of the file so far, in a database of SQLite's that is on disk when it grows."""
+
+    def __init__(self, paths: Paths, queue: Queue) -> None:
+        # An empty name: a private file that SQLite deletes, with a cache of some 2 MB before it.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("create table seen (uuid blob primary key) without rowid")
+        self._database.execute("begin")
+        for source in (waiting(paths, queue), dead(queue)):
+            for letter in source:
+                self.add(uuid_of(letter.text))
+
+    def add(self, uuid: str) -> bool:
+        """Note a uuid; True if it is new."""
+        known = self._database.execute("insert or ignore into seen values (?)", (uuids.UUID(uuid).bytes,))
+        return known.rowcount == 1
+
+    def close(self) -> None:
+        """Forget them."""
+        self._database.close()
+
+
+def _events(
+    file: BinaryIO, seen: _Seen, result: Import, refuse: Callable[[int, str], None], max_bytes: int
+) -> Iterator[str]:
+    for number, line in _lines(file):
+        try:
+            text = _event(line, max_bytes)
+            new = seen.add(uuid_of(text))
+        except (ValueError, RecursionError) as error:
+            result.refused += 1
+            refuse(number, printable(str(error)))
+            continue
+        if new:
+            yield text
+        else:
+            result.known += 1
+
+
+def _event(line: bytes, max_bytes: int) -> str:
+    """Read one line; ValueError for what is no event, which an InvalidEventError is."""
+    if len(line) > _MAX_LINE_BYTES:
+        raise ValueError(f"longer than {_MAX_LINE_BYTES} bytes")
+    text = normalise(check_stored(line.decode()))
+    if len(text) > max_bytes:
+        raise ValueError(f"{len(text)} bytes, and {max_bytes} are the limit")
+    return text
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Give the lines that hold anything, with their numbers; of an endless one no more than shows that it is."""
+    number = 0
+    while line := file.readline(_MAX_LINE_BYTES + 1):
+        number += 1
+        rest = line
+        while not rest.endswith(b"\n") and (rest := file.readline(_MAX_LINE_BYTES)):
+            pass
+        if line.strip():
+            yield number, line
+
+
+def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if len(chunk) >= CHUNK or size >= BATCH_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,1 @@
+"""From the queue to PostHog: gather, send, judge the answer, settle."""

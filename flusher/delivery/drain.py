@@ -1,0 +1,168 @@
+"""Deliver until the queue is empty or something says stop; settle what was acknowledged.
+
+While a request is under way the batch before is settled and the next one is read. An event leaves the queue
+only by `settle`: killed anywhere, this leaves it there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from flusher.context import REJECTED_REASON, Context, Result
+from flusher.delivery.backoff import in_run_wait_s
+from flusher.delivery.gather import batches
+from flusher.delivery.verdict import Action, Answer, Verdict, judge
+from spool.queue.queue import Queue
+from spool.queue.transaction import Stored
+
+__all__ = ["Drain"]
+
+# How often a wait looks up whether it was told to stop.
+_TICK_S = 0.05
+# A server that asks for more patience than this is asked again by the next run.
+_LONGEST_WAIT_S = 60.0
+# The server may take 20 s, and a read 30: an answer that trickles in for longer is none.
+_LONGEST_ANSWER_S = 45.0
+# So many rejected single events, and not one accepted: it is not the events.
+_MOST_REJECTED = 50
+
+
+class Sends(Protocol):
+    """Puts a batch on its way."""
+
+    def send(self, batch: Sequence[Stored]) -> Waits:
+        """Return at once."""
+        ...
+
+
+class Waits(Protocol):
+    """Tells the answer."""
+
+    def wait(self, timeout_s: float) -> Answer | None:
+        """Give the answer, or None if there is none after `timeout_s`."""
+        ...
+
+
+class Drain:
+    """One drain of one queue over one courier."""
+
+    def __init__(self, context: Context, queue: Queue, courier: Sends, max_retries: int) -> None:
+        self._context = context
+        self._max_retries = max_retries
+        self._queue = queue
+        self._courier = courier
+        self._source = batches(queue.gather(), context.options.batch_size, most=context.options.max_events)
+        # Acknowledged, and not yet taken out: that happens while the next request is under way.
+        self._unsettled: list[Stored] = []
+        # Halves of a batch that was rejected go before everything else.
+        self._halves: list[list[Stored]] = []
+        self._ahead: list[Stored] | None = None
+        # Dead by this run.
+        self._buried: set[int] = set()
+
+    def run(self) -> tuple[Result, str, float | None]:
+        """Give how it ended: a result, its reason, and Retry-After in seconds where there was one."""
+        try:
+            while (batch := self._next()) is not None:
+                verdict = self._send(batch)
+                if verdict is None:
+                    return self._told_to_stop()
+                if verdict.action is Action.ACKNOWLEDGE:
+                    self._unsettled += batch
+                elif verdict.action is Action.SPLIT:
+                    if self._rejects_everything(batch):
+                        self._revive()
+                        return Result.REFUSED, f"PostHog rejects every event: {verdict.reason}", None
+                    self._split(batch, verdict.reason)
+                else:
+                    result = Result.UNREACHABLE if verdict.action is Action.RETRY else Result.REFUSED
+                    return result, verdict.reason, verdict.retry_after_s
+        finally:
+            self._settle()
+        if self._context.report.rejected:
+            return Result.REJECTED, REJECTED_REASON, None
+        return Result.DELIVERED, "", None
+
+    def _next(self) -> list[Stored] | None:
+        if self._halves:
+            return self._halves.pop()
+        batch, self._ahead = self._ahead or next(self._source, None), None
+        return batch
+
+    def _send(self, batch: list[Stored]) -> Verdict | None:
+        """Send a batch until there is a verdict on it; None when told to stop."""
+        retry = 0
+        while not self._must_stop():
+            reply = self._courier.send(batch)
+            self._settle()
+            if self._ahead is None:
+                self._ahead = next(self._source, None)
+            answer = self._wait(reply)
+            if answer is None:
+                return None
+            verdict = judge(answer, datetime.now(UTC))
+            if verdict.action is not Action.RETRY or answer.stuck or retry >= self._max_retries:
+                return verdict
+            wait_s = in_run_wait_s(retry, verdict.retry_after_s, self._context.rng)
+            if wait_s > min(_LONGEST_WAIT_S, self._context.time_left_s()):
+                return verdict
+            self._context.observer.waits(wait_s, verdict.reason)
+            self._context.stop.wait(wait_s)
+            retry += 1
+        return None
+
+    def _wait(self, reply: Waits) -> Answer | None:
+        deadline = time.monotonic() + _LONGEST_ANSWER_S
+        while not self._context.stop.is_set() and self._context.time_left_s() > 0:
+            answer = reply.wait(_TICK_S)
+            if answer is not None:
+                return answer
+            if time.monotonic() > deadline:
+                return Answer(error="the host answers too slowly", stuck=True)
+        return reply.wait(0)
+
+    def _must_stop(self) -> bool:
+        context = self._context
+        return context.stop.is_set() or context.time_left_s() <= 0 or not context.identity.enabled
+
+    def _told_to_stop(self) -> tuple[Result, str, float | None]:
+        identity = self._context.identity
+        if not identity.enabled:
+            return Result.OFF, identity.decided_by, None
+        return Result.TOLD_TO_STOP, "interrupted" if self._context.stop.is_set() else "out of time", None
+
+    def _split(self, batch: list[Stored], reason: str) -> None:
+        """Halve a rejected batch until the culprit stands alone; that one becomes a dead letter."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._halves += [batch[middle:], batch[:middle]]
+        else:
+            self._context.report.rejected += self._queue.settle([], [(batch[0], reason)])
+            self._buried.add(batch[0].number)
+            self._context.observer.settled(1)
+
+    def _rejects_everything(self, batch: list[Stored]) -> bool:
+        """Tell a destination that rejects whatever comes from one event that is malformed.
+
+        Without this, an address that answers 405 to everything would turn a backlog into dead letters.
+        """
+        report = self._context.report
+        accepted = report.delivered + len(self._unsettled)
+        return len(batch) == 1 and accepted == 0 and len(self._buried) >= _MOST_REJECTED
+
+    def _revive(self) -> None:
+        """Put this run's dead letters back: it was not them."""
+        letters = [letter for letter in self._queue.dead() if letter.number in self._buried]
+        self._context.report.rejected -= self._queue.retry_dead(letters)
+
+    def _settle(self) -> None:
+        """Take out what was acknowledged, in one transaction."""
+        taken, self._unsettled = self._unsettled, []
+        if taken:
+            context = self._context
+            context.report.delivered += self._queue.settle(taken)
+            context.tally.add(taken, context.clock())
+            context.observer.settled(len(taken))

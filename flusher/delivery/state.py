@@ -1,0 +1,65 @@
+"""`flush.json`: last attempt, last result, failures in a row, next attempt. Shared by all processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flusher.delivery.backoff import Waiting
+from spool.home.files import private_folder, read_bounded, write_atomic
+from spool.home.paths import Paths
+
+__all__ = ["FlushState", "load", "store"]
+
+
+_LATEST = 4e9
+
+
+@dataclass(frozen=True, slots=True)
+class FlushState:
+    """What the last runs left for the next. Times are seconds since the epoch.
+
+    `next_attempt` None: nothing keeps a flusher from trying.
+    """
+
+    last_attempt: float | None = None
+    last_success: float | None = None
+    last_result: str = ""
+    reason: str = ""
+    failures: int = 0
+    next_attempt: float | None = None
+    delay_s: float = 0.0
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """The stored wait, if there is one."""
+        return None if self.next_attempt is None else Waiting(self.next_attempt, self.delay_s)
+
+
+def load(paths: Paths) -> FlushState:
+    """Read the state. A missing or broken file is no state: the next attempt is free, and mends it."""
+    try:
+        fields = json.loads(read_bounded(paths.flush_state))
+        return FlushState(
+            last_attempt=_number(fields.get("last_attempt")),
+            last_success=_number(fields.get("last_success")),
+            last_result=str(fields.get("last_result", "")),
+            reason=str(fields.get("reason", "")),
+            failures=max(0, int(fields.get("failures", 0))),
+            next_attempt=_number(fields.get("next_attempt")),
+            delay_s=_number(fields.get("delay_s")) or 0.0,
+        )
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return FlushState()
+
+
+def _number(value: Any) -> float | None:
+    """Take a number that can be a moment or a wait: from 1970 to the year 2096."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < _LATEST else None
+
+
+def store(paths: Paths, state: FlushState) -> None:
+    """Replace the file in one step. Raises OSError."""
+    private_folder(paths.spool)
+    write_atomic(paths.flush_state, json.dumps(asdict(state), indent=2).encode() + b"\n")

@@ -1,0 +1,254 @@
+"""One request to PostHog, and its answer. The only module that imports posthog and requests."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import ssl
+import threading
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from queue import SimpleQueue
+from typing import Any
+
+import requests
+from posthog.request import batch_post, determine_server_host
+from requests.adapters import HTTPAdapter
+
+from flusher.delivery.verdict import Answer
+from spool.errors import ConfigurationError
+from spool.launch.destination import Destination
+from spool.queue.transaction import Stored
+
+__all__ = ["Courier", "Reply", "probe"]
+
+# The server may wait 20 s for Kafka before it answers.
+TIMEOUT_S = 30.0
+# A person waits for a probe; a host that takes longer to refuse nothing is in trouble.
+_PROBE_TIMEOUT_S = 10.0
+_PROXIES = {"http": ("http_proxy", "HTTP_PROXY"), "https": ("https_proxy", "HTTPS_PROXY")}
+_UNUSABLE = (
+    requests.exceptions.SSLError,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidProxyURL,
+)
+# PostHog's answers are short; of a login page the first part is enough.
+_BODY_BYTES = 64 * 1024
+# Where the SDK puts the events of a batch, until we put them there as they were captured.
+_PLACE = "the events stand here"
+# The SDK compresses at level 9: three times the work for one part in fifty.
+_LEVEL = 6
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+
+
+class Reply:
+    """The answer to a batch that is on its way."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._answer: Answer | None = None
+
+    def settle(self, answer: Answer) -> None:
+        """Called once, by the courier."""
+        self._answer = answer
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> Answer | None:
+        """Give the answer, or None if there is none yet."""
+        return self._answer if self._done.wait(timeout_s) else None
+
+
+class Courier:
+    """Sends batches, one after the other, over one kept connection, from a thread of its own.
+
+    The thread is a daemon: a hanging server keeps nobody from leaving. The session is our own: no
+    credentials from ~/.netrc, no redirects, no retries below ours; proxies and a CA bundle are taken from
+    the environment on purpose. Raises ConfigurationError for a CA bundle that isn't there.
+    """
+
+    def __init__(self, destination: Destination, env: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> None:
+        # posthog-python would log whole bodies at this level.
+        logging.getLogger("posthog").setLevel(logging.CRITICAL)
+        self._destination = destination
+        self._timeout_s = timeout_s
+        self._session = _session(destination.host, env)
+        # What was answered is judged by us, not by what the SDK makes of it: some bodies make it stumble.
+        self._session.hooks["response"].append(self._see)
+        self._seen: requests.Response | None = None
+        self._work: SimpleQueue[tuple[Sequence[Stored], Reply] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="courier", daemon=True)
+        self._thread.start()
+        self.requests = 0
+
+    def send(self, batch: Sequence[Stored]) -> Reply:
+        """Put a batch on its way; the reply tells when it was answered."""
+        self.requests += 1
+        reply = Reply()
+        self._work.put((batch, reply))
+        return reply
+
+    def close(self) -> None:
+        """Let the thread end; what is on its way is not waited for."""
+        self._work.put(None)
+
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            batch, reply = item
+            try:
+                reply.settle(self._post(",".join(stored.text for stored in batch)))
+            except Exception as error:  # noqa: BLE001 - this thread must answer, whatever it was
+                reply.settle(Answer(error=f"it can't be written as a request ({type(error).__name__})", faulty=True))
+        self._session.close()
+
+    def _post(self, events: str) -> Answer:
+        self._seen = None
+        self._session.events = events
+        try:
+            batch_post(
+                self._destination.project_key or "",
+                determine_server_host(self._destination.host),
+                gzip=False,  # our session does
+                timeout=self._timeout_s,
+                session=self._session,
+                batch=[_PLACE],
+                historical_migration=False,
+            )
+        except requests.TooManyRedirects:
+            return Answer(self._seen.status_code if self._seen is not None else 302, redirected=True)
+        except (requests.RequestException, OSError) as error:
+            return Answer(error=_words(error), unusable=isinstance(error, _UNUSABLE))
+        except Exception:
+            if self._seen is None:
+                raise
+        return _answer(self._seen)
+
+    def _see(self, response: requests.Response, *_args: object, **_options: object) -> requests.Response:
+        """Keep the answer with the first part of its body; an endless one is cut off."""
+        body = _first_part(response)
+        self._seen = requests.Response()
+        self._seen.status_code, self._seen.headers = response.status_code, response.headers
+        self._seen.history, self._seen.url, self._seen.request = response.history, response.url, response.request
+        self._seen.raw = BytesIO(body)
+        return self._seen
+
+
+def probe(host: str, env: Mapping[str, str]) -> tuple[Answer, str | None]:
+    """Knock where events go, with a batch that holds none, no key and no id: PostHog answers 400.
+
+    Gives the answer and its Date header. Raises ConfigurationError for a CA bundle that isn't there.
+    """
+    with _session(host, env) as session:
+        session.max_redirects = 1  # none is followed, but requests counts the one that it looks at
+        try:
+            response = session.request(
+                "POST",
+                f"{determine_server_host(host).rstrip('/')}/batch/",
+                json={"batch": []},
+                timeout=_PROBE_TIMEOUT_S,
+                allow_redirects=False,
+            )
+            body = _first_part(response).decode("utf-8", "replace")
+        except (requests.RequestException, OSError, ValueError) as error:
+            return Answer(error=_words(error), unusable=isinstance(error, _UNUSABLE)), None
+    return Answer(response.status_code, body, response.headers.get("Retry-After")), response.headers.get("Date")
+
+
+def _first_part(response: requests.Response) -> bytes:
+    """Read the first part of a body; an endless one is cut off."""
+    body = bytearray()
+    for part in response.iter_content(_BODY_BYTES):
+        body += part
+        if len(body) > _BODY_BYTES:
+            response.close()
+            break
+    return bytes(body[:_BODY_BYTES])
+
+
+def _answer(response: requests.Response | None) -> Answer:
+    if response is None:
+        return Answer(error="no answer")
+    body = response.content.decode("utf-8", "replace")
+    return Answer(response.status_code, body, response.headers.get("Retry-After"), bool(response.history))
+
+
+def _words(error: Exception) -> str:
+    """Say in a few words why there is no answer; the full chain of urllib3 helps nobody."""
+    for kind, words in (
+        (requests.exceptions.SSLError, "the certificate of the host is not trusted"),
+        (requests.exceptions.ProxyError, "the proxy can't be reached or refuses"),
+        (requests.exceptions.ConnectTimeout, "the host does not answer"),
+        (requests.exceptions.ReadTimeout, "the host took the request and did not answer in time"),
+        (requests.exceptions.InvalidURL, "the host is no address"),
+    ):
+        if isinstance(error, kind):
+            return words
+    text = str(error)
+    for mark, words in (
+        ("NameResolutionError", "the host's name can't be resolved"),
+        ("Name or service not known", "the host's name can't be resolved"),
+        ("Connection refused", "the host refuses connections"),
+        ("Connection reset", "the connection was reset"),
+        ("unreachable", "the network is unreachable"),
+    ):
+        if mark in text:
+            return words
+    return f"the connection failed ({type(error).__name__})"
+
+
+class _Session(requests.Session):
+    """Sends a batch of the SDK's with the frozen texts in it, each byte as it was captured, compressed.
+
+    The SDK says where to, under which headers and in which form; it would parse, write and compress every
+    event once more, which is most of what a drain costs.
+    """
+
+    events = ""
+
+    def post(self, url: str | bytes, data: Any = None, json: Any = None, **options: Any) -> requests.Response:
+        """Put the events in their place, and send; without any, send what is given."""
+        if not self.events:
+            return super().post(url, data, json, **options)
+        before, place, after = str(data).partition(f'"{_PLACE}"')
+        if not place:
+            raise RuntimeError("this posthog-python writes a batch in another form")
+        body = f"{before}{self.events}{after}".encode("ascii")
+        headers = {**options.pop("headers", {}), "Content-Encoding": "gzip"}
+        return super().post(url, gzip.compress(body, _LEVEL, mtime=0), json, headers=headers, **options)
+
+
+def _session(host: str, env: Mapping[str, str]) -> _Session:
+    session = _Session()
+    session.trust_env = False
+    session.stream = True  # a body is read by us, up to a limit
+    session.max_redirects = 0
+    adapter = HTTPAdapter(max_retries=0, pool_maxsize=1)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    bundle = next((env[name] for name in _BUNDLES if env.get(name)), None)
+    if bundle is not None:
+        _check_bundle(bundle, _bundle_name(env))
+        session.verify = bundle
+    if not requests.utils.should_bypass_proxies(host, no_proxy=env.get("no_proxy") or env.get("NO_PROXY")):
+        for scheme, names in _PROXIES.items():
+            proxy = next((env[name] for name in (*names, "all_proxy", "ALL_PROXY") if env.get(name)), None)
+            if proxy is not None:
+                session.proxies[scheme] = proxy
+    return session
+
+
+def _check_bundle(bundle: str, variable: str) -> None:
+    """Raise ConfigurationError for a bundle that holds no certificate: else the server would get the blame."""
+    folder = os.path.isdir(bundle)
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(capath=bundle) if folder else context.load_verify_locations(cafile=bundle)
+        usable = not folder or bool(os.listdir(bundle))
+    except (OSError, ssl.SSLError):
+        usable = False
+    if not usable:
+        raise ConfigurationError(f"the CA bundle {bundle} holds no certificate: mend or unset {variable}")
+
+
+def _bundle_name(env: Mapping[str, str]) -> str:
+    return next(name for name in _BUNDLES if env.get(name))

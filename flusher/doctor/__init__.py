@@ -1,0 +1,1 @@
+"""What keeps events from being taken or delivered, and how to mend it."""

@@ -1,0 +1,1 @@
+"""What a person asks: the status, the page, the audit."""

@@ -1,0 +1,124 @@
+"""What `status` says: the facts, collected once, as JSON or for a person."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from flusher.delivery import state
+from flusher.schedule.installed import Plan
+from spool.consent.identity import Identity, consent
+from spool.errors import ConfigurationError, SpoolError
+from spool.fallback import aside
+from spool.home.paths import Paths
+from spool.launch.destination import resolve
+from spool.queue.account import Account
+from spool.queue.queue import Queue
+
+__all__ = ["Status", "collect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything that an operator asks first. `problem` is one line about what could not be read."""
+
+    identity: Identity
+    account: Account
+    aside: int
+    open_spans: int
+    bytes: int
+    oldest_age_s: float | None
+    flush: state.FlushState
+    destination: dict[str, str | None]
+    problem: str | None
+    schedule: Plan = field(default_factory=Plan)
+
+    def as_json(self) -> dict[str, object]:
+        """Give the status under the contract's names."""
+        return {
+            "telemetry": {"enabled": self.identity.enabled, "decided_by": self.identity.decided_by},
+            "install_id": self.identity.install_id,
+            "pending": self.account.pending,
+            "dead": self.account.dead,
+            "aside": self.aside,
+            "open_spans": self.open_spans,
+            "bytes": self.bytes,
+            "oldest_age_s": self.oldest_age_s,
+            "last_attempt": moment(self.flush.last_attempt),
+            "last_success": moment(self.flush.last_success),
+            "last_result": self.flush.last_result or None,
+            "reason": self.flush.reason or None,
+            "failures": self.flush.failures,
+            "next_attempt": moment(self.flush.next_attempt),
+            "accounting": None if self.problem else self.account.as_json(),
+            "losses": self.account.losses,
+            "destination": self.destination,
+            "schedule": self.schedule.as_json(),
+            "problem": self.problem,
+        }
+
+
+def moment(seconds: float | None) -> str | None:
+    """Write seconds since the epoch as RFC 3339."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
+    """Read the state of a spool. Creates nothing; what can't be read is said in `problem`.
+
+    Events in aside files were captured and wait: they count in both numbers of the account.
+    """
+    from flusher.schedule.planner import look  # noqa: PLC0415 - cron's, systemd's and launchd's ways, for `status` only
+
+    problem: str | None = None
+    account, beside = Account(), 0
+    queue = Queue(paths, wait_s=5.0)
+    try:
+        account = queue.account()
+        known = queue.absorbed_names() if account.captured else set()
+        beside = sum(path.name not in known for path in aside.files(paths))
+    except SpoolError as error:
+        problem = str(error)
+    finally:
+        queue.close()
+    oldest = account.oldest_at
+    return Status(
+        identity=consent(app, paths, env).identity,
+        account=account.with_aside(beside),
+        aside=beside,
+        open_spans=_count(paths.spans),
+        bytes=_bytes(paths.spool),
+        oldest_age_s=None if oldest is None else round(max(0.0, time.time() - oldest), 3),
+        flush=state.load(paths),
+        destination=_destination(app, paths, env),
+        problem=problem,
+        schedule=look(app, paths),
+    )
+
+
+def _destination(app: str, paths: Paths, env: Mapping[str, str]) -> dict[str, str | None]:
+    try:
+        destination = resolve(app, paths, env)
+    except ConfigurationError as error:
+        return {"host": None, "project_key": None, "problem": str(error)}
+    return {"host": destination.host, "project_key": destination.project_key}
+
+
+def _count(folder: os.PathLike[str]) -> int:
+    try:
+        return sum(entry.name[0] != "." for entry in os.scandir(folder))
+    except OSError:
+        return 0
+
+
+def _bytes(folder: os.PathLike[str]) -> int:
+    total = 0
+    for parent, _folders, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # gone since it was listed: the spool is in use
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total

@@ -1,0 +1,1 @@
+"""The cron job: by cron, systemd or launchd."""

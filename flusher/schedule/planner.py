@@ -1,0 +1,167 @@
+"""What is scheduled for one app and home, and how that changes: one schedule, by one method, or none.
+
+Allowed while telemetry is off by `telemetry.json`: a scheduled run obeys it, and sends nothing. Where a variable of
+this shell says no, nothing is scheduled: the scheduled run would not see that variable, and would send.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from flusher.schedule.cron import Cron
+from flusher.schedule.installed import Installed, Method, Plan
+from flusher.schedule.launchd import Launchd
+from flusher.schedule.systemd import Systemd
+from flusher.schedule.timetable import Entry, Timetable, check_words, entry_name, parse_every
+from spool.consent.identity import read_stored
+from spool.errors import ConfigurationError
+from spool.home.paths import Paths
+from spool.launch.start import command
+
+__all__ = ["METHODS", "Change", "install", "look", "look_at_all", "remove"]
+
+METHODS = ("launchd", "systemd", "cron")
+_DEFAULT_EVERY = "15m"
+
+
+class Change(NamedTuple):
+    """What an install came to."""
+
+    state: Literal["installed", "unchanged"]
+    plan: Plan
+
+
+def look(app: str, paths: Paths) -> Plan:
+    """Say what is scheduled for an app and home. Never raises: what can't be looked at is the `problem`."""
+    name = entry_name(app, paths.home)
+    everything, unseen = look_at_all()
+    found = tuple(one for one in everything if one.name == name)
+    # Who may not use cron is no worse off for it with a timer.
+    problems = [] if found else unseen
+    if len(found) > 1:
+        problems = [f"scheduled {len(found)} times ({_listed(found)}): run schedule remove, then schedule install"]
+    problems += [f"{one.method}: {one.problem}" for one in found if one.problem]
+    return Plan(found, "; ".join(problems) or None)
+
+
+def look_at_all() -> tuple[list[Installed], list[str]]:
+    """Give every schedule of ours on this account, of any app and home, and what could not be looked at."""
+    found: list[Installed] = []
+    problems: list[str] = []
+    for method in _methods():
+        try:
+            found += method.installed()
+        except ConfigurationError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def install(app: str, paths: Paths, every: str | None = None, method: str | None = None) -> Change:
+    """Have this interpreter deliver regularly. The same twice changes nothing.
+
+    Without `every`: as often as now, else each 15 minutes. Without `method`: the one in use, else launchd, systemd
+    or cron, the first that answers. Raises ConfigurationError, and then nothing was changed.
+    """
+    asked_min = parse_every(every or _DEFAULT_EVERY)
+    before = look(app, paths).installed
+    if len(before) > 1:
+        raise ConfigurationError(
+            f"scheduled {len(before)} times already ({_listed(before)}): run schedule remove first; nothing was changed"
+        )
+    if before and method not in (None, before[0].method):
+        raise ConfigurationError(
+            f"scheduled by {before[0].method} already: run schedule remove first; nothing was changed"
+        )
+    if before and every is None and before[0].every is not None:
+        asked_min = parse_every(before[0].every)
+    chosen = _chosen(method or (before[0].method if before else None))
+    entry = Entry(entry_name(app, paths.home), app, _command(app, paths), Timetable.spread(asked_min, _seed(paths)))
+    if before and before[0].does(entry):
+        return Change("unchanged", Plan(before))
+    _check_command(entry.command)
+    chosen.install(entry)
+    return Change("installed", look(app, paths))
+
+
+def remove(app: str, paths: Paths) -> tuple[Installed, ...]:
+    """Take away what is scheduled, by whatever method; give what that was. Raises ConfigurationError."""
+    name = entry_name(app, paths.home)
+    gone: dict[str, Installed] = {}
+    refusals: list[str] = []
+    for method in _methods():
+        try:
+            found = [one for one in method.installed() if one.name == name]
+        except ConfigurationError as error:
+            refusals.append(str(error))
+            continue
+        if found:
+            method.remove(name)
+            gone[method.name] = found[0]
+    if not gone and refusals:
+        raise ConfigurationError(refusals[0])
+    return tuple(gone.values())
+
+
+def _methods() -> tuple[Method, ...]:
+    return Launchd(), Systemd(), Cron()
+
+
+def _chosen(name: str | None) -> Method:
+    """Give the method of that name, or the first that this machine has."""
+    if name is not None and name not in METHODS:
+        raise ConfigurationError(f"there is no --method {name[:40]!r}: give cron, systemd or launchd")
+    candidates = [method for method in _methods() if name in (None, method.name)]
+    reasons = [(method, method.missing()) for method in candidates]
+    usable = next((method for method, reason in reasons if reason is None), None)
+    if usable is None:
+        raise ConfigurationError(
+            f"{'; '.join(str(reason) for _method, reason in reasons)}; nothing was changed: use another scheduler"
+        )
+    return usable
+
+
+# Cron knows minutes only: without this, every install that shares a minute would strike in its first second.
+_SPREAD_S = "45"
+
+
+def _seed(paths: Paths) -> str:
+    """Give what the minute follows from: the install id, or the home where there is none yet (none is minted here)."""
+    return read_stored(paths.identity).install_id or str(paths.home)
+
+
+def _command(app: str, paths: Paths) -> tuple[str, ...]:
+    """Give the command line: this interpreter, and the home by name, for cron has no KTX_HOME."""
+    if getattr(sys, "frozen", False) or not sys.executable:
+        raise ConfigurationError("this program brings its own Python, which can't run the flusher: schedule ktx-flush")
+    words = (*command(app, paths), "run", "--quiet", "--spread", _SPREAD_S)
+    check_words(words)
+    return words
+
+
+def _check_command(words: Sequence[str]) -> None:
+    """See that the command can be run with no more than what cron gives it, before it is left to cron."""
+    bare = {name: os.environ[name] for name in ("HOME", "SYSTEMROOT") if name in os.environ}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command line
+            [*words[: words.index("flusher") + 1], "--version"],
+            env={**bare, "PATH": os.defpath},
+            cwd=os.sep,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        works = done.returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        works = False
+    if not works:
+        raise ConfigurationError(
+            f"{words[0]} does not find the flusher by itself: install ktx-spool for this Python; nothing was changed"
+        )
+
+
+def _listed(found: Iterable[Installed]) -> str:
+    return " and ".join(one.method for one in found)

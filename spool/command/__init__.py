@@ -1,0 +1,1 @@
+"""One `command` event for each command, however it ends."""

@@ -1,0 +1,135 @@
+"""Typer and Click apps as a process's entry. Neither is imported here: the host brings its own.
+
+What is counted: every command that the app takes up, under its full path, with the names of the flags that were
+given. A usage error counts as `error` with its class and no text (the text holds what the person typed). Not
+counted: what the app answers while it reads the line (`--help`, `--version` and their like), and shell completion,
+for no command began. Whether `--help` is the app's or an argument that it passes on, the app itself decides.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from spool.command.click_watch import Watch
+from spool.command.command_line import Asked, read
+from spool.errors import InvalidEventError
+
+if TYPE_CHECKING:
+    from spool.command.span import CommandSpan
+    from spool.telemetry import Telemetry
+
+__all__ = ["run"]
+
+
+def run(telemetry: Telemetry, app: Any, args: Sequence[str] | None = None) -> NoReturn:
+    """Run the app to its end, and the process with it. Raises TypeError for no Typer and no Click app."""
+    command = _command(app)
+    try:
+        if telemetry.recorder.silenced_by() is not None or _completes(telemetry.app):
+            _leave_by(app, args)
+        telemetry.arguments = list(args or ())
+        with telemetry.signals():
+            _counted(telemetry, app, command, args)
+    except BaseException as error:
+        error.__traceback__ = _without_ours(error.__traceback__)
+        raise
+
+
+def _leave_by(app: Any, args: Sequence[str] | None) -> NoReturn:
+    # Without arguments it reads them itself: on Windows it also expands them.
+    sys.exit(app() if args is None else app(args=list(args)))
+
+
+def _counted(telemetry: Telemetry, app: Any, command: Any, args: Sequence[str] | None) -> NoReturn:
+    draft = read(command, telemetry.app, sys.argv[1:] if args is None else args)
+    span = telemetry.command(draft.path, draft.flags)
+
+    def taken(asked: Asked) -> None:
+        span.describe(asked.path, asked.flags)
+        if not span.began:
+            span.begin()
+
+    watch = Watch(telemetry.app, taken)
+    if not draft.informs:  # else, should it begin all the same, when the app has taken it up
+        span.begin()
+    try:
+        with watch.over(command), _given_to(app, command):
+            _leave_by(app, args)
+    except BaseException as error:
+        _end(span, watch, error)
+        raise
+
+
+def _end(span: CommandSpan, watch: Watch, error: BaseException) -> None:
+    if watch.informed:
+        span.drop()
+        return
+    if watch.asked is not None:
+        span.name(watch.asked.path, watch.asked.flags)
+    with suppress(InvalidEventError):
+        if not span.began:
+            span.begin()
+    span.end(watch.ended_by(error))
+
+
+def _command(app: Any) -> Any:
+    """Give the Click command of an app, whichever click it was made with."""
+    if callable(getattr(app, "make_context", None)) and hasattr(app, "params"):
+        return app
+    module = _typer_of(app)
+    if module is None:
+        raise TypeError(
+            f"telemetry.main takes a Typer or Click app, not {type(app).__name__}:"
+            " for other programs there are telemetry.signals() and telemetry.command()"
+        )
+    return module.get_command(app)
+
+
+def _typer_of(app: Any) -> Any:
+    """Give the very module that a Typer app came from: importing it costs nothing any more."""
+    for kind in type(app).__mro__:
+        if kind.__name__ == "Typer" and kind.__module__.split(".")[0] == "typer":
+            return sys.modules[kind.__module__]
+    return None
+
+
+@contextmanager
+def _given_to(app: Any, command: Any) -> Iterator[None]:
+    """Let a Typer app, which makes its Click command when it is called, use this one."""
+    module = _typer_of(app)
+    if command is app or module is None:
+        yield
+        return
+    make = module.get_command
+    module.get_command = lambda asked: command if asked is app else make(asked)
+    try:
+        yield
+    finally:
+        module.get_command = make
+
+
+def _completes(app: str) -> bool:
+    """Tell shell completion: click and typer ask for it by a variable that is named after the program."""
+    names = {app, os.path.basename(sys.argv[0] or app).removesuffix(".py")}
+    return any(f"_{name.replace('-', '_').replace('.', '_').upper()}_COMPLETE" in os.environ for name in names)
+
+
+def _without_ours(calls: TracebackType | None) -> TracebackType | None:
+    """Take this package's own calls out of a traceback: the person sees what there would be without it."""
+    package = os.path.dirname(os.path.dirname(__file__))
+    kept: TracebackType | None = None
+    for call in reversed(list(_each(calls))):
+        if not call.tb_frame.f_code.co_filename.startswith(package + os.sep):
+            call.tb_next, kept = kept, call
+    return kept
+
+
+def _each(calls: TracebackType | None) -> Iterator[TracebackType]:
+    while calls is not None:
+        yield calls
+        calls = calls.tb_next

@@ -1,0 +1,306 @@
+"""One `command` event on every way out of a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from spool.command.outcome import OUTCOMES, Outcome, cause_of, is_usage, outcome_of
+from spool.errors import InvalidEventError, SpoolError
+
+if TYPE_CHECKING:
+    from spool.command.span_file import OpenSpan
+    from spool.consent.identity import Identity
+    from spool.telemetry import Telemetry
+    from spool.world import World
+
+__all__ = ["CommandSpan"]
+
+
+class CommandSpan:
+    """A command under way. A context manager; `annotate` names its true outcome.
+
+    From entry on the command is on disk. However it ends, exactly one event follows: at the end of the
+    block, at `finish`, in the signal handler of `Telemetry.signals`, at the end of the process, or by the next
+    flush.
+    """
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        path: Sequence[str] = (),
+        flags: Mapping[str, object] | Sequence[str] = (),
+        project: Path | str | None = None,
+    ) -> None:
+        self.path = [path] if isinstance(path, str) else [str(part) for part in path]
+        self.flags: Mapping[str, object] = flags if isinstance(flags, Mapping) else dict.fromkeys(flags, True)
+        # What a handler of the host's raised on a signal: it aborts the command if it ends it.
+        self.interrupted_by: BaseException | None = None
+        self._telemetry = telemetry
+        self._project = project
+        self._group = ""
+        self._pid = os.getpid()
+        self._began: datetime | None = None
+        self._started_s = time.monotonic()
+        self._annotations: dict[str, str] = {}
+        self._uuid: str | None = None  # as long as the command is under way
+        self._file: OpenSpan | None = None
+        self._begun_at = ""
+        self._emitted_before: set[str] = set()
+
+    # -- the beginning --------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        telemetry = self._telemetry
+        if not self.path:
+            telemetry.mistake("a command has a path of at least one word")
+            self.path = ["unknown"]
+        if telemetry.under_way is not None and telemetry.under_way.is_open:
+            telemetry.mistake("a command is under way already: one process, one command at a time")
+            return self
+        self._begun_at = _caller()
+        self.begin()
+        return self
+
+    def begin(self) -> None:
+        """Put the command on disk as it stands if nothing more is heard of it. Raises in strict mode alone."""
+        recorder = self._telemetry.recorder
+        self._pid, self._started_s = os.getpid(), time.monotonic()
+        self._telemetry.declared.update(self.path)
+        world = recorder.look()
+        if recorder.silenced_by(world) is not None or not recorder.load():
+            return
+        self._began = datetime.now(UTC)
+        with recorder.held():
+            self._telemetry.under_way = self
+            try:
+                self._begin(world)
+            except InvalidEventError as error:
+                self._telemetry.under_way = None
+                recorder.lose(error)
+            except Exception:  # noqa: BLE001 - the command comes first, whatever becomes of its span
+                return
+
+    def _begin(self, world: World) -> None:
+        recorder = self._telemetry.recorder
+        admitted = recorder.admit(world)
+        if not (admitted.identity.enabled or world.debug):
+            return
+        if self._project is not None:
+            self._group = self._telemetry.project_id(self._project)
+        message = self._draft(admitted.identity)
+        self._uuid = message["uuid"]
+        self._emitted_before, recorder.emitted = recorder.emitted, set()
+        self._write(world, message)
+
+    def _draft(self, identity: Identity) -> dict[str, Any]:
+        """Compose the event as of a command of which nothing more is heard."""
+        compose = self._telemetry.recorder.compose
+        return compose(identity, "command", self._fields(), timestamp=self._began, **self._identifiers())
+
+    def _write(self, world: World, message: Mapping[str, Any]) -> None:
+        """Write the span's file, in place of the one before if there is one."""
+        recorder, before = self._telemetry.recorder, self._file
+        if world.debug or world.paths is None:
+            return
+        from spool.command.span_file import OpenSpan  # noqa: PLC0415 - for hosts that have commands
+
+        recorder.spool(world.paths)
+        with suppress(SpoolError):  # without its file a kill is not seen; every other end is
+            durable = recorder.options.durability == "power"
+            self._file = OpenSpan(world.paths, message["uuid"], message, durable=durable)
+            if before is not None:
+                before.forget()
+
+    def _fields(self) -> dict[str, Any]:
+        """Give the event's own fields."""
+        from spool.command.command_line import flags_present  # noqa: PLC0415 - for hosts that have commands
+
+        return {
+            "commandPath": self.path,
+            "durationMs": 0,
+            "outcome": "aborted",
+            "flagsPresent": flags_present(self.flags),
+            "hasProject": self._project is not None,
+            "projectGroupAttached": bool(self._group),
+        }
+
+    # -- on the way -----------------------------------------------------------------------------------------
+
+    @property
+    def began(self) -> bool:
+        """Whether the command was begun, also where telemetry is off."""
+        return self._began is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the command is under way in this process; a forked child leaves it to its parent."""
+        return self._uuid is not None and self._pid == os.getpid()
+
+    def annotate(
+        self,
+        *,
+        outcome: str | None = None,
+        error_class: str | None = None,
+        error_detail: str | None = None,
+        project: Path | str | None = None,
+    ) -> None:
+        """Name the outcome of a command that ends without an exception (which still wins), or its project."""
+        if outcome is not None and outcome not in OUTCOMES:
+            self._telemetry.mistake(f"a command's outcome is one of {', '.join(OUTCOMES)}, not {outcome!r}")
+            outcome = None
+        for name, value in (("outcome", outcome), ("errorClass", error_class), ("errorDetail", error_detail)):
+            if value is not None:
+                self._annotations[name] = str(value)
+        if project is not None and self.is_open:
+            self._project, self._group = project, self._telemetry.project_id(project)
+
+    def name(self, path: Sequence[str], flags: Mapping[str, object]) -> None:
+        """Say what the command is, where that was not known at its beginning."""
+        self.path, self.flags = list(path), dict(flags)
+        self._telemetry.declared.update(self.path)
+
+    def describe(self, path: Sequence[str], flags: Mapping[str, object]) -> None:
+        """Name the command, also on disk, in case of a kill."""
+        known = (self.path, dict(self.flags))
+        self.name(path, flags)
+        if not self.is_open or known == (self.path, self.flags):
+            return
+        recorder = self._telemetry.recorder
+        with recorder.held(), suppress(Exception):  # as at the beginning
+            world = recorder.look()
+            self._write(world, self._draft(recorder.admit(world).identity))
+
+    def touch(self) -> None:
+        """Leave word that the command lives."""
+        if self._file is not None:
+            self._file.touch()
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the command by what left it. Never hides that; without it, raises in strict mode as `finish`."""
+        try:
+            self._close(lambda: self._told(error))
+        except InvalidEventError:
+            if error is None:
+                raise
+        finally:
+            if self._telemetry.under_way is self:
+                self._telemetry.under_way = None
+
+    def finish(self, outcome: str | None = None) -> None:
+        """End the command here and count it, as it was annotated; what comes after is not told.
+
+        For what a process can't come back from: call it before `os.exec*`, before `os._exit`, and before a fork
+        whose parent leaves (a daemon). Raises InvalidEventError in strict mode, if the event is not what the
+        catalogue says.
+        """
+        self.annotate(outcome=outcome)
+        self.end(None)
+
+    def abort(self) -> None:
+        """End the command as aborted: by a signal, or because nobody ended it."""
+        with suppress(InvalidEventError):
+            self._close(lambda: {"outcome": "aborted"})
+
+    def left_open(self) -> None:
+        """End a command that nobody ended, at the end of the process; in strict mode, say which one it was."""
+        if self.is_open:
+            self.abort()
+            self._telemetry.mistake(f"the command begun at {self._begun_at} was never ended: use `with`")
+
+    def drop(self) -> None:
+        """Take the command back, as if it had never begun: it turned out to be none."""
+        if self.is_open:
+            with self._telemetry.recorder.held():
+                self._uuid = None
+                self._telemetry.recorder.emitted |= self._emitted_before
+                self._let_go()
+
+    def _told(self, error: BaseException | None) -> dict[str, Any]:
+        try:
+            return self._ending(error)
+        except Exception:  # noqa: BLE001 - an error of the host's that can't even be asked for its name
+            return {"outcome": "error"}
+
+    def _close(self, ending: Callable[[], dict[str, Any]]) -> None:
+        """Put the command's event on disk and remove its file; once, whoever comes first."""
+        if not self.is_open:
+            return
+        recorder = self._telemetry.recorder
+        with recorder.held():  # a signal between the steps would leave the event out
+            identifiers = self._identifiers()
+            if identifiers["uuid"] is None:
+                return  # a signal handler was faster
+            self._uuid = None
+            duration_ms = round((time.monotonic() - self._started_s) * 1000, 3)
+            fields = {**self._fields(), "durationMs": duration_ms, **ending()}
+            try:
+                recorder.record(
+                    recorder.look(),
+                    lambda identity: recorder.compose(identity, "command", fields, **identifiers),
+                    closes=identifiers["uuid"],
+                )
+            finally:
+                self._let_go()
+            self._leave_sighting(fields["outcome"])
+
+    def _let_go(self) -> None:
+        if self._file is not None:
+            self._file.end()
+
+    def _identifiers(self) -> dict[str, Any]:
+        return {"uuid": self._uuid, "groups": {"project": self._group}}
+
+    def _leave_sighting(self, outcome: str) -> None:
+        recorder = self._telemetry.recorder
+        emitted, recorder.emitted = recorder.emitted, self._emitted_before
+        recorder.leave_sighting(" ".join(self.path), outcome, emitted)
+
+    def _ending(self, error: BaseException | None) -> dict[str, Any]:
+        """Say how it ended: by an exception, else as annotated, else well."""
+        raised = () if error is None else (error, cause_of(error))
+        interrupted = self.interrupted_by is not None and any(one is self.interrupted_by for one in raised)
+        outcome, cause = Outcome("aborted") if interrupted else outcome_of(error)
+        fields: dict[str, Any] = {"outcome": outcome}
+        if outcome == "ok":
+            fields |= self._annotations
+        elif outcome == "error" and cause is None and self._annotations.get("outcome", "ok") != "ok":
+            fields |= self._annotations  # an exit code says less than the command itself
+        if cause is not None:
+            from spool.exception.redaction import error_class  # noqa: PLC0415 - only when something went wrong
+
+            if (name := error_class(cause)) is not None:
+                fields["errorClass"] = name
+            if not is_usage(cause):
+                fields["errorDetail"] = _text(cause)
+        detail = fields.pop("errorDetail", "")
+        return {**fields, "errorDetail": self._telemetry.redacted(detail)} if detail else fields
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - a __str__ of the host's that fails, or exits, says nothing
+        return ""
+
+
+def _caller() -> str:
+    """Give where the host's own code is at: the first frame outside this package."""
+    package, frame = os.path.dirname(os.path.dirname(__file__)) + os.sep, sys._getframe(1)  # noqa: SLF001 - the inspect module is slow to load
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

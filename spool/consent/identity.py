@@ -1,0 +1,273 @@
+"""Who this install is, and whether it may be counted: `telemetry.json`, shared with ktx.
+
+The file's five keys are ktx's own. Its reader is strict: at any other key it would mint a new, enabled
+identity, so none is ever added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spool.consent.rule import File, Home, decide
+from spool.home.files import read_bounded, sync_folder, write_atomic, write_new
+from spool.home.paths import Paths
+
+__all__ = [
+    "NOTICE_VERSION",
+    "Consent",
+    "Identity",
+    "Signature",
+    "Stored",
+    "Watch",
+    "consent",
+    "decide_for_all",
+    "inspect",
+    "mint",
+    "read_stored",
+    "signature",
+]
+
+NOTICE_VERSION = 1
+_REQUIRED = {"installId", "enabled", "createdAt"}
+_OPTIONAL = {"noticeShownAt", "noticeShownVersion"}
+_HEX = frozenset("0123456789abcdefABCDEF")
+_GROUPS = (8, 4, 4, 4, 12)
+_MAX_BYTES = 64 * 1024
+# SQLite opens no path over 512 bytes, and the queue lies some 40 below the home.
+_MAX_HOME_BYTES = 440
+
+
+Signature = tuple[int, int, int]
+
+
+class Identity(NamedTuple):
+    """This install: its id (None where there is none yet), whether it is counted, and by which rule."""
+
+    install_id: str | None
+    enabled: bool
+    decided_by: str
+
+
+class Stored(NamedTuple):
+    """What `telemetry.json` holds: what it says, and the install id where it could be read."""
+
+    file: File
+    install_id: str | None = None
+
+
+class Consent(NamedTuple):
+    """The identity as it stands, what the file says, and the file's signature (None where there is none)."""
+
+    identity: Identity
+    file: File
+    signature: Signature | None
+
+
+def parse(data: bytes) -> Stored:
+    """Read the file's bytes as strictly as ktx does."""
+    import json  # noqa: PLC0415 - five modules that a command which is opted out needs not
+
+    try:
+        fields = json.loads(data.decode())  # as bytes it would take UTF-16 and a mark, which ktx does not read
+    except (ValueError, RecursionError):
+        return Stored(File.UNREADABLE)
+    if not isinstance(fields, dict) or not _is_ktx_shape(fields):
+        return Stored(File.UNREADABLE)
+    return Stored(File.ENABLED if fields["enabled"] else File.DISABLED, fields["installId"])
+
+
+def _is_ktx_shape(fields: dict[str, Any]) -> bool:
+    keys = set(fields)
+    return (
+        keys >= _REQUIRED
+        and keys <= _REQUIRED | _OPTIONAL
+        and isinstance(fields["enabled"], bool)
+        and isinstance(fields["createdAt"], str)
+        and isinstance(fields.get("noticeShownAt", ""), str)
+        and _is_whole(fields.get("noticeShownVersion", 0))
+        and isinstance(fields["installId"], str)
+        and _is_uuid(fields["installId"])
+    )
+
+
+def _is_uuid(text: str) -> bool:
+    """Tell what ktx's reader takes for a UUID: RFC 9562, versions 1 to 8, the usual variant."""
+    parts = text.split("-")
+    return (
+        tuple(map(len, parts)) == _GROUPS
+        and _HEX.issuperset("".join(parts))
+        and parts[2][0] in "12345678"
+        and parts[3][0] in "89abAB"
+    )
+
+
+def _is_whole(value: object) -> bool:
+    """Tell a whole number as JavaScript does: 1.0 is one, and so is nothing beyond 2**53."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53 and value % 1 == 0
+
+
+def read_stored(path: Path) -> Stored:
+    """Read `telemetry.json`. Whatever keeps it from being read makes it unreadable, and so off."""
+    try:
+        return parse(read_bounded(path, _MAX_BYTES))
+    except FileNotFoundError:
+        # A link that leads nowhere is there, and can't be read.
+        return Stored(File.UNREADABLE if os.path.islink(path) else File.ABSENT)
+    except NotADirectoryError:
+        return Stored(File.ABSENT)
+    except OSError:
+        return Stored(File.UNREADABLE)
+
+
+def inspect(home: Path | None) -> Home:
+    """Tell what a home is to this process, without touching it.
+
+    Root in somebody else's home (sudo) would leave files there that the owner can't write.
+    """
+    if home is None or len(os.fsencode(home)) > _MAX_HOME_BYTES:
+        return Home.UNUSABLE
+    try:
+        status, found = _nearest(home)
+    except OSError:
+        return Home.UNUSABLE
+    if found == home and not os.path.isdir(home):
+        return Home.UNUSABLE
+    if not hasattr(os, "geteuid"):
+        return Home.USABLE
+    mine = os.geteuid()
+    if (mine == 0 and status.st_uid != 0) or (found == home and status.st_uid not in (mine, 0)):
+        return Home.FOREIGN
+    return Home.USABLE if os.access(found, os.X_OK) else Home.UNUSABLE
+
+
+def _nearest(path: Path) -> tuple[os.stat_result, Path]:
+    """Give the status of the path, or of the nearest folder above it that is there."""
+    while True:
+        try:
+            return os.stat(path), path
+        except FileNotFoundError:
+            if path.parent == path:
+                raise
+            path = path.parent
+
+
+def signature(paths: Paths) -> Signature | None:
+    """Tell one state of `telemetry.json` from another, in one system call; None where it can't be looked at."""
+    try:
+        status = os.stat(paths.identity)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def consent(app: str, paths: Paths | None, env: Mapping[str, str]) -> Consent:
+    """Say who this install is and whether it may be counted now. Reads, and never writes."""
+    home = inspect(paths.home if paths else None)
+    stored, seen = Stored(File.ABSENT), None
+    if paths is not None and home is Home.USABLE:
+        seen = signature(paths)  # before the reading: a change in between shows as another signature
+        stored = read_stored(paths.identity)
+    decision = decide(app, env, home, stored.file)
+    return Consent(Identity(stored.install_id, decision.enabled, decision.decided_by), stored.file, seen)
+
+
+class Watch:
+    """Consent for a process that asks often: the file is read again only when it has changed."""
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+        self._home: Path | None = None
+        self._last: Consent | None = None
+
+    def consent(self, paths: Paths | None, env: Mapping[str, str], off_by: str | None) -> Consent:
+        """Give what `consent` gives, from memory while file and home are the same and no variable says no."""
+        last = self._last
+        if last is not None and paths is not None and paths.home == self._home:
+            unchanged = last.signature is not None and last.signature == signature(paths)
+            if unchanged and off_by is None and last.identity.install_id is not None:
+                return last
+        self._home = paths.home if paths else None
+        self._last = consent(self._app, paths, env)
+        if self._last.identity.decided_by not in ("telemetry.json", "first run"):
+            return self._forget()
+        return self._last
+
+    def _forget(self) -> Consent:
+        """Remember nothing that something other than the file decided: it may change without the file."""
+        last, self._last = self._last, None
+        assert last is not None  # noqa: S101 - set by the caller, one line above
+        return last
+
+
+def draft(
+    install_id: str,
+    now: datetime,
+    *,
+    enabled: bool = True,
+    created_at: str | None = None,
+) -> bytes:
+    """Write the file's five keys, as ktx does."""
+    import json  # noqa: PLC0415 - loaded by the reading before
+
+    moment = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    fields = {
+        "installId": install_id,
+        "enabled": enabled,
+        "noticeShownAt": moment,
+        "noticeShownVersion": NOTICE_VERSION,
+        "createdAt": created_at or moment,
+    }
+    return (json.dumps(fields, indent=2) + "\n").encode()
+
+
+def mint(paths: Paths, install_id: str) -> bool:
+    """Make `install_id` this install's identity, enabled, unless there is one. True for one of many at once.
+
+    The file appears whole, 0600. Raises OSError where the home can't be written.
+    """
+    os.makedirs(paths.home, 0o700, exist_ok=True)
+    beside = paths.home / f".telemetry.json.{os.getpid()}.{os.urandom(4).hex()}"
+    write_new(beside, draft(install_id, datetime.now(UTC)), durable=True)
+    try:
+        os.link(beside, paths.identity)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(beside)
+    with suppress(OSError):  # it is published; a disk that can't sync its name now may do so later
+        sync_folder(paths.home)  # a power cut must not make another install of it
+    return True
+
+
+def decide_for_all(paths: Paths, *, enabled: bool) -> None:
+    """Write a person's decision into `telemetry.json`; what the file says of the install stays as it is.
+
+    A file that doesn't read is replaced: this is how it is mended. Raises OSError.
+    """
+    import json  # noqa: PLC0415 - with the file's reader
+
+    try:
+        fields = json.loads(read_bounded(paths.identity, _MAX_BYTES))
+    except (FileNotFoundError, ValueError, RecursionError):
+        fields = None
+    if isinstance(fields, dict) and _is_ktx_shape(fields):
+        data = (json.dumps({**fields, "enabled": enabled}, indent=2) + "\n").encode()
+    else:
+        data = draft(_install_id_of(fields), datetime.now(UTC), enabled=enabled)
+    os.makedirs(paths.home, 0o700, exist_ok=True)
+    write_atomic(paths.identity, data)
+
+
+def _install_id_of(fields: object) -> str:
+    """Keep the install id of a file that is not ktx's in some other way; else make one."""
+    found = fields.get("installId") if isinstance(fields, dict) else None
+    if isinstance(found, str) and _is_uuid(found):
+        return found
+    from uuid import uuid4  # noqa: PLC0415 - once in the life of an install
+
+    return str(uuid4())

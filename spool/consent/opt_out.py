@@ -1,0 +1,82 @@
+"""Opting out deletes everything that waits, and what tells of it.
+
+Pending and dead events, aside files, spans, quarantine; the ledger of what was captured, the log of the runs and the
+report, drafts included.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from spool.consent.identity import Signature, signature
+from spool.errors import SpoolError
+from spool.home.files import private_folder, read_bounded, write_atomic
+from spool.home.paths import Paths
+
+__all__ = ["is_wiped", "refused_by_mark", "wipe", "wipe_once"]
+
+
+def wipe(paths: Paths, wait_s: float = 1.0) -> int:
+    """Delete what waits; give how many events the queue held. The counters stay, so that the account adds up.
+
+    Raises SpoolError where the queue can't be had: then it is deleted whole, counters and all. A spool that is a link
+    or somebody else's is left alone: UnsafePathError.
+    """
+    import shutil  # noqa: PLC0415 - it brings every compressor along, for what is done once
+
+    from spool.queue.queue import Queue  # noqa: PLC0415 - sqlite3, only when there is something to delete
+
+    if not os.path.isdir(paths.spool):
+        return 0
+    private_folder(paths.spool)
+    queue = Queue(paths, wait_s=wait_s)
+    try:
+        gone = queue.wipe()
+    finally:
+        queue.close()
+        for folder in (paths.aside, paths.spans, paths.quarantine):
+            shutil.rmtree(folder, ignore_errors=True)
+        for entry in os.scandir(paths.spool):
+            if entry.name.startswith(("queue.wiped-", "doctor-")):  # of an earlier wipe or doctor that was killed
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name.lstrip(".").startswith((paths.flush_log.name, paths.report_page.name, paths.emitted.name)):
+                with suppress(OSError):  # a process that is at work renames its draft
+                    os.unlink(entry.path)
+    return gone
+
+
+def is_wiped(paths: Paths, decided: Signature | None) -> bool:
+    """Tell whether nothing is left to delete after this decision. Raises OSError where it can't be read."""
+    return not os.path.isdir(paths.spool) or _mark(paths) == repr(decided).encode()
+
+
+def refused_by_mark(paths: Paths) -> bool:
+    """Tell whether `telemetry.json` is still the one that said no when it was carried out; False says nothing.
+
+    That spares an opted-out command the parsing of the file, json and all.
+    """
+    decided = signature(paths)
+    return decided is not None and _mark(paths) == repr(decided).encode()
+
+
+def _mark(paths: Paths) -> bytes:
+    try:
+        return read_bounded(paths.spool / "wiped")
+    except FileNotFoundError:
+        return b""
+
+
+def wipe_once(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> None:
+    """Delete what waits, once for each decision: what an opt-out costs the runs after it is one small read.
+
+    `decided` is the signature of the `telemetry.json` that says no. What can't be deleted now is deleted
+    at the next run.
+    """
+    try:
+        if is_wiped(paths, decided):
+            return
+        wipe(paths, wait_s)
+        write_atomic(paths.spool / "wiped", repr(decided).encode())
+    except (OSError, SpoolError):
+        return  # not now: the next run of host or flusher tries again

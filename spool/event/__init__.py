@@ -1,0 +1,1 @@
+"""What an event is: built once at capture, and frozen."""

@@ -1,0 +1,1 @@
+"""PostHog's `$exception`: an error, told without what is the person's."""

@@ -1,0 +1,1 @@
+"""How a flusher is started, and where it delivers."""

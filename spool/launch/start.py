@@ -1,0 +1,212 @@
+"""Is a flush due? Then start `python -m flusher`, detached. Never imports it.
+
+A host asks twice: at its first event (something may wait from before) and at its end. Asking costs a few looks at
+files, no database. A launch is claimed under `flush.lock`, so of many hosts at once one starts a flusher, and the next
+one not before `LAUNCH_PAUSE_S`; a success is not repeated before `interval_s`; a failure keeps all away until the
+stored next attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from spool.consent.rule import is_set
+from spool.errors import SpoolError
+from spool.home.files import read_bounded
+from spool.home.paths import Paths
+from spool.settings import env_prefix
+
+__all__ = ["GUARD", "REAP_S", "child_environment", "command", "is_due", "launch_if_due", "run_and_wait", "waits"]
+
+# Set in a flusher's environment: nothing that runs there starts another.
+GUARD = "KTX_SPOOL_FLUSHER"
+# A flusher takes its lock some 0.3 s after its start; until it has stored its result nobody knows of it.
+LAUNCH_PAUSE_S = 30.0
+# Ends at once and leaves the flusher to the system: a host that waits for any child (`os.wait`) never sees it, and
+# no zombie is left. A shell, because forking twice is not for a host with threads or a large memory, and an
+# interpreter takes some 20 ms to get as far; this takes 1 to 2 ms. The flusher starts a moment later and steps back
+# from its first moment: the host may be about to end, and somebody waits for that.
+_DETACH = '{ sleep 0.2; command -v nice >/dev/null && exec nice -n 10 "$@"; exec "$@"; } &'
+_SHELL = ("/bin/sh", "-c", _DETACH, "sh")
+# The shell is through in 2 ms; on a machine that is busier than that it is reaped at the next launch.
+REAP_S = 0.02
+# What a flusher needs of a host's environment; the rest (PYTHON*, POSTHOG_*, LD_*) could redirect it.
+_KEPT = {
+    "HOME", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SYSTEMROOT", "USERPROFILE", "APPDATA", "TEMP",
+    "DO_NOT_TRACK", "CI", "NO_PROXY", "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY",
+    "no_proxy", "all_proxy", "http_proxy", "https_proxy",
+    "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE",
+}  # fmt: skip
+
+
+def is_due(paths: Paths, now: float, interval_s: float) -> bool:
+    """Tell from `flush.json` and the last launch whether an attempt may be made now.
+
+    A clock that jumped back makes neither wait longer than it was decided to be.
+    """
+    state: dict[str, object] = {}
+    try:
+        loaded = json.loads(read_bounded(paths.flush_state))
+        state = loaded if isinstance(loaded, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        pass  # no flush yet, or a broken file, which the next flush mends
+    until, delay_s, success = (_number(state.get(name)) for name in ("next_attempt", "delay_s", "last_success"))
+    if until is not None and 0 < until - now <= (delay_s or 0.0) + 1.0:
+        return False
+    if success is not None and 0 <= now - success < interval_s:
+        return False
+    try:
+        launched = os.stat(paths.spool / "launched").st_mtime
+    except OSError:
+        return True
+    return not 0 <= now - launched < LAUNCH_PAUSE_S
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def waits(paths: Paths) -> bool:
+    """Tell, without opening the queue, whether something was put into the spool since the last flush ended."""
+    try:
+        flushed = os.stat(paths.flush_state).st_mtime_ns
+    except OSError:
+        flushed = 0
+    for path in (paths.queue / "cache.db-wal", paths.queue / "cache.db", paths.aside, paths.spans):
+        with suppress(OSError):
+            if os.stat(path).st_mtime_ns > flushed:
+                return True
+    return False
+
+
+def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> int | None:
+    """Start a flusher if one may start. Never raises.
+
+    Gives a child that is left to be reaped, if it is not over in `reap_s`: a process at its end need not wait for it.
+    """
+    if is_set(os.environ.get(GUARD)) or getattr(sys, "frozen", False) or not sys.executable:
+        return None
+    try:
+        if not is_due(paths, time.time(), interval_s) or not _claim(paths, interval_s):
+            return None
+        return _spawn(
+            [*command(app, paths), "run", "--quiet", "--detached"], child_environment(app, os.environ), reap_s
+        )
+    except (OSError, SpoolError, NotImplementedError):
+        return None  # the next start tries again
+
+
+def _claim(paths: Paths, interval_s: float) -> bool:
+    """Be the only one to start a flusher now; False while one is at work."""
+    from spool.queue.lock import FileLock  # noqa: PLC0415 - loaded by the capture before
+
+    lock = FileLock(paths.flush_lock)
+    try:
+        with lock.held(0.0):
+            if not is_due(paths, time.time(), interval_s):
+                return False
+            stamp = os.open(paths.spool / "launched", os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+            os.close(stamp)
+            os.utime(paths.spool / "launched")
+            return True
+    finally:
+        lock.forget()
+
+
+def command(app: str, paths: Paths) -> list[str]:
+    """Give the command line of a flusher: safe path, so that nothing in a working folder is imported."""
+    return [sys.executable, "-P", "-m", "flusher", "--app", app, "--home", str(paths.home)]
+
+
+def child_environment(app: str, env: Mapping[str, str]) -> dict[str, str]:
+    """Give what a flusher may know of the host's environment, and the place of this package."""
+    prefix = env_prefix(app)
+    kept = {name: value for name, value in env.items() if name in _KEPT or name.startswith(prefix + "TELEMETRY_")}
+    return {**kept, GUARD: "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def run_and_wait(app: str, paths: Paths, timeout_s: float) -> bool:
+    """Run one pass in a child process; True if it ended in time and left nothing."""
+    if is_set(os.environ.get(GUARD)):
+        return False
+    import subprocess  # noqa: PLC0415 - some milliseconds, for hosts that wait
+
+    arguments = [*command(app, paths), "run", "--json", "--force"]
+    try:
+        child = subprocess.Popen(  # noqa: S603 - our own command line
+            arguments, env=child_environment(app, os.environ), cwd=paths.spool, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        out, _err = child.communicate(timeout=timeout_s)
+        report = json.loads(out)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return False
+    return child.returncode == 0 and report.get("remaining") == 0 and report.get("result") in _DRAINED
+
+
+_DRAINED = ("delivered", "nothing to do")
+
+
+def _spawn(arguments: list[str], env: dict[str, str], reap_s: float) -> int | None:
+    """Start a process that has nothing of ours: own session, no stream, no descriptor. Gives a child to be reaped."""
+    if not hasattr(os, "posix_spawn"):
+        _spawn_without_posix(arguments, env)
+        return None
+    try:
+        child = _posix_spawn([*_SHELL, *arguments], env)
+    except OSError:  # a container without a shell: the flusher is our own child
+        child = _posix_spawn(arguments, env)
+    return None if _reaped(child, reap_s) else child
+
+
+def _posix_spawn(arguments: list[str], env: dict[str, str]) -> int:
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)),
+        *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
+    ]
+    # Held back here while the event is put on disk, and no matter of the flusher's.
+    ends = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM]
+    return os.posix_spawn(
+        arguments[0], arguments, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=ends
+    )
+
+
+def _inheritable() -> list[int]:
+    """Give what somebody left open for the children of this process: whoever reads from such a pipe would wait."""
+    found: list[int] = []
+    with suppress(OSError):  # no such folder
+        for number in map(int, os.listdir("/dev/fd")):
+            with suppress(OSError):  # that of the listing itself
+                found += [number] if number > 2 and os.get_inheritable(number) else []  # noqa: PLR2004 - the streams
+    return found
+
+
+def _reaped(child: int, wait_s: float) -> bool:
+    """Wait a moment for a child that ends at once; True when nothing of it is left."""
+    deadline = time.monotonic() + wait_s
+    try:
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.0003)
+    except ChildProcessError:
+        pass  # the host ignores its children's ends, or waits for all of them in another thread
+    return True
+
+
+def _spawn_without_posix(arguments: list[str], env: dict[str, str]) -> None:
+    """Start it on Windows, where nobody waits for any child."""
+    import subprocess  # noqa: PLC0415 - Windows only
+
+    flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    subprocess.Popen(  # noqa: S603 - our own command line
+        arguments, env=env, close_fds=True, creationflags=flags, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The durable queue: a diskcache under a file lock."""

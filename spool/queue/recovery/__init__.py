@@ -1,0 +1,1 @@
+"""How a queue comes into being, and what is saved of a damaged one."""

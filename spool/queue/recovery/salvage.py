@@ -1,0 +1,64 @@
+"""What a rebuilt queue holds of a damaged one: pure, from the rows that could be read."""
+
+from __future__ import annotations
+
+import json
+
+from spool.errors import QueueDamagedError
+from spool.queue.ledger import Ledger
+from spool.queue.recovery.wreckage import Rows, Wreck
+from spool.queue.rows import decode_number, encode_number
+from spool.queue.transaction import META, is_letter, is_sound
+
+__all__ = ["salvaged"]
+
+
+def salvaged(wreck: Wreck) -> Rows:
+    """Choose what a rebuilt queue holds of the rows that could be read, and make its account add up.
+
+    What the account knows of and no row holds is counted as lost by `damaged`; where nothing at all was
+    readable, one loss is counted, for there was at least something.
+    """
+    rows = wreck.rows
+    events: Rows = {key: value for key, value in rows.items() if isinstance(key, int) and key > 0 and is_sound(value)}
+    dead: Rows = {key: value for key, value in rows.items() if is_letter(key, value)}
+    ledger, known = _ledger(rows.get("ledger"))
+    ledger.dead = len(dead)
+    settled = ledger.delivered + sum(ledger.lost.values()) - ledger.refused
+    # So many numbers were given at least, whatever the sequence says.
+    highest = max(
+        _sequence(wreck, settled if known else 0),
+        settled + len(events) + len(dead),
+        *(key for key in events if isinstance(key, int)),
+        0,
+    )
+    missing = highest - settled - len(events) - len(dead)
+    if missing == 0 and not known:
+        ledger.refused += 1
+        missing = 1
+    ledger.lose("damaged", missing)
+    names: Rows = {key: rows[key] for key in ("absorbed", "closed") if _is_list(rows.get(key))}
+    return {**events, **dead, **names, "sequence": encode_number(highest), "ledger": ledger.encode()}
+
+
+def _sequence(wreck: Wreck, settled: int) -> int:
+    """Say how many numbers were given by the sequence; where that doesn't read, by the rows, sound or not."""
+    try:
+        return decode_number(wreck.rows.get("sequence"))
+    except QueueDamagedError:
+        everything = wreck.counted == len(wreck.rows)
+        return settled + len(wreck.rows.keys() - META.keys()) if everything else 0
+
+
+def _ledger(text: object) -> tuple[Ledger, bool]:
+    try:
+        return Ledger.decode(text), True
+    except QueueDamagedError:
+        return Ledger(), False
+
+
+def _is_list(value: object) -> bool:
+    try:
+        return isinstance(json.loads(str(value)), list)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,279 @@
+"""What can be done to the queue inside one transaction: rows, numbers, limits, the ledger.
+
+Keys: an integer is the sequence number of a pending event; `dead:<number>` a dead letter; five more rows
+hold the format, the sequence, the ledger, the aside files that were absorbed last and the commands whose event
+is in the queue while their span's file may still be there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from spool.errors import QueueDamagedError
+from spool.queue.ledger import Ledger
+from spool.queue.rows import FORMAT, decode, decode_number, encode, encode_number
+from spool.queue.store import Store
+from spool.settings import Limits
+
+__all__ = ["DEAD_LIMIT", "META", "DeadLetter", "Stored", "Transaction", "is_letter", "is_sound"]
+
+META: dict[int | str, int | str] = {
+    "absorbed": "[]",
+    "closed": "[]",
+    "ledger": Ledger().encode(),
+    "sequence": encode_number(0),
+    "format": FORMAT,
+}
+# Enough to see what is wrong with them; a fault that makes more of them makes them all alike.
+DEAD_LIMIT = 1_000
+# Some 5 ms of a capture's time.
+MOST_DROPS = 100
+# What is read at once: as much as goes into a request.
+PAGE_CHARS = 4 * 1024 * 1024
+_DEAD = "dead:"
+
+
+class Stored(NamedTuple):
+    """One pending event as it stands in the queue: its number, its row, its text, when it was stored."""
+
+    number: int
+    row: str
+    text: str
+    stored_at: float
+
+
+class DeadLetter(NamedTuple):
+    """One rejected event: its number, its text, when it was stored, why and when it was rejected."""
+
+    number: int
+    text: str
+    stored_at: float
+    reason: str
+    died_at: float
+
+
+def _dead_key(number: int) -> str:
+    return f"{_DEAD}{number:016d}"
+
+
+def is_letter(key: object, value: object) -> bool:
+    """Tell whether a row is a dead letter that reads back."""
+    try:
+        return isinstance(key, str) and key.startswith(_DEAD) and _letter(key, value) is not None
+    except QueueDamagedError:
+        return False
+
+
+def is_sound(value: object) -> bool:
+    """Tell whether a row reads back as it was written."""
+    try:
+        decode(value)
+    except QueueDamagedError:
+        return False
+    return True
+
+
+class Transaction:
+    """The queue as seen from inside one transaction. Its ledger is written back by `save`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ledger: Ledger | None = None
+        # The last number given, how many rows there are, how large the pending ones are; from the first append on.
+        self._head: tuple[int, int, int] | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """The counters; read at first use, so that an append that loses nothing never reads them."""
+        if self._ledger is None:
+            self._ledger = Ledger.decode(self._store.get("ledger"))
+        return self._ledger
+
+    def save(self) -> None:
+        """Write the ledger back, if it was looked at."""
+        if self._ledger is not None:
+            self._store.set("ledger", self._ledger.encode())
+
+    # -- events -----------------------------------------------------------------------------------------
+
+    def append(self, text: str, now: float) -> int:
+        """Add an event at the end, numbered; `spool_sequence` is written into it. Gives the number.
+
+        Numbers never go back, so a number never names two events. The text is an event's JSON that ends
+        with its properties, which are not empty.
+        """
+        if self._head is None:
+            sequence, rows, size = self._store.head()
+            self._head = decode_number(sequence), rows, size
+        last, rows, size = self._head
+        number = last + 1
+        row = encode(now, f'{text[:-2]},"spool_sequence":{number}}}}}')
+        self._store.set("sequence", encode_number(number))
+        if not self._store.add(number, row):
+            raise QueueDamagedError(f"number {number} can't be given: the sequence went back")
+        self._head = number, rows + 1, size + len(row)
+        return number
+
+    def keep_within(self, limits: Limits) -> None:
+        """Drop the oldest pending events until the limits hold, each counted; after `append`. The newest one stays.
+
+        At most `MOST_DROPS` at once, for somebody waits: limits that have become narrower hold after some
+        appends.
+        """
+        _, rows, size = self._head or (0, *self._store.totals())
+        if rows - len(META) > limits.max_events:
+            over = self._waiting(rows) - limits.max_events
+            self._drop_oldest(min(over, MOST_DROPS), "over_count")
+        for _ in range(MOST_DROPS if size > limits.max_bytes else 0):
+            rows, size = self._store.totals()
+            if size <= limits.max_bytes or self._waiting(rows) <= 1:
+                break
+            self._drop_oldest(1, "over_bytes")
+
+    def _drop_oldest(self, count: int, cause: str) -> None:
+        for number in self._first_numbers(count):
+            self._delete(number)
+            self.ledger.lose(cause)
+
+    def _delete(self, number: int) -> None:
+        if not self._store.delete(number):
+            raise QueueDamagedError(f"number {number} is there and can't be deleted")
+
+    def _first_numbers(self, count: int) -> list[int]:
+        return [number for number, _ in self._store.sizes(0, max(0, count))]
+
+    @property
+    def pending(self) -> int:
+        """How many events wait, by the rows."""
+        return self._waiting(self._store.totals()[0])
+
+    def _waiting(self, rows: int) -> int:
+        return rows - len(META) - self.ledger.dead
+
+    def settle(self, acknowledged: Iterable[Stored], rejected: Iterable[tuple[Stored, str]], now: float) -> int:
+        """Take acknowledged events out and move rejected ones to the dead letters. Gives how many left.
+
+        Only what still holds the value that was sent is touched: somebody may have purged it meanwhile.
+        """
+        settled = self._store.take_all([(stored.number, stored.row) for stored in acknowledged])
+        self.ledger.delivered += settled
+        for stored, reason in rejected:
+            if self._store.take(stored.number, stored.row):
+                self._bury(stored, reason, now)
+                settled += 1
+        return settled
+
+    def expire(self, before: float, most: int) -> int:
+        """Drop up to `most` of the oldest events that were stored before `before`, each counted."""
+        expired = 0
+        for number in self._first_numbers(most):
+            if decode(self._store.get(number)).stored_at >= before:
+                break
+            self._delete(number)
+            expired += 1
+        self.ledger.lose("expired", expired)
+        return expired
+
+    def purge(self, cause: str, most: int) -> int:
+        """Drop up to `most` pending events, counted under `cause`."""
+        numbers = self._first_numbers(most)
+        for number in numbers:
+            self._delete(number)
+        self.ledger.lose(cause, len(numbers))
+        return len(numbers)
+
+    # -- dead letters -----------------------------------------------------------------------------------
+
+    def append_dead(self, text: str, reason: str, now: float) -> None:
+        """Number an event that nobody shall send, and make it a dead letter."""
+        number = self.append(text, now)
+        row = str(self._store.get(number))
+        self._delete(number)
+        self._bury(Stored(number, row, decode(row).text, now), reason, now)
+
+    def _bury(self, stored: Stored, reason: str, now: float) -> None:
+        letter = json.dumps({"reason": reason, "died_at": now, "stored_at": stored.stored_at, "event": stored.text})
+        self._store.add(_dead_key(stored.number), encode(now, letter))
+        self.ledger.dead += 1
+        if self.ledger.dead > DEAD_LIMIT:
+            self.drop_dead([dead_letters(self._store)[0].number], "dead_overflow")
+
+    def drop_dead(self, numbers: Iterable[int], cause: str) -> int:
+        """Delete dead letters, counted under `cause`. Gives how many there were."""
+        dropped = sum(self._delete_dead(number) for number in numbers)
+        self.ledger.lose(cause, dropped)
+        return dropped
+
+    def retry_dead(self, letters: Iterable[DeadLetter], now: float) -> int:
+        """Put dead letters back into the queue under their old numbers. Gives how many."""
+        revived = 0
+        for letter in letters:
+            if self._delete_dead(letter.number):
+                self._store.add(letter.number, encode(now, letter.text))
+                revived += 1
+        return revived
+
+    def _delete_dead(self, number: int) -> bool:
+        deleted = self._store.delete(_dead_key(number))
+        self.ledger.dead -= deleted
+        return deleted
+
+    # -- aside ------------------------------------------------------------------------------------------
+
+    @property
+    def absorbed(self) -> list[str]:
+        """The aside files that are in the queue already, though their names may still be there."""
+        return self._names("absorbed")
+
+    @absorbed.setter
+    def absorbed(self, names: list[str]) -> None:
+        self._store.set("absorbed", json.dumps(names))
+
+    # -- spans ------------------------------------------------------------------------------------------
+
+    def close_span(self, uuid: str, has_file: Callable[[str], bool]) -> bool:
+        """Note that a command's event is in the queue; False if it was before. Notes without a file go."""
+        closed = self._names("closed")
+        if uuid in closed:
+            return False
+        self._store.set("closed", json.dumps([*filter(has_file, closed), uuid]))
+        return True
+
+    def _names(self, key: str) -> list[str]:
+        try:
+            return list(json.loads(str(self._store.get(key))))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise QueueDamagedError(f"the queue's list {key} doesn't read") from error
+
+
+# -- reading, without a transaction ---------------------------------------------------------------------
+
+
+def events_after(store: Store, number: int, most: int) -> list[Stored]:
+    """Give up to `most` pending events with numbers above `number`, oldest first; fewer, once they fill `PAGE_CHARS`.
+
+    An empty list where there are no more.
+    """
+    rows = store.page(number, most, PAGE_CHARS)
+    return [Stored(key, str(row), text, stored_at) for key, row in rows for stored_at, text in [decode(row)]]
+
+
+def dead_letters(store: Store) -> list[DeadLetter]:
+    """Give the dead letters, oldest first."""
+    return [_letter(key, row) for key, row in store.named(_DEAD)]
+
+
+def _letter(key: str, row: object) -> DeadLetter:
+    try:
+        fields = json.loads(decode(row).text)
+        return DeadLetter(
+            int(key[len(_DEAD) :]),
+            str(fields["event"]),
+            float(fields["stored_at"]),
+            str(fields["reason"]),
+            float(fields["died_at"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise QueueDamagedError("a dead letter doesn't read") from error

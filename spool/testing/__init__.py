@@ -1,0 +1,110 @@
+"""The guard kit: a pytest plugin for hosts, so that no event of theirs goes silent unnoticed.
+
+    def test_a_damaged_file_is_told(captured):
+        run(["mycli", "ingest", "damaged.db"])
+        captured.one("ingest_completed", outcome="error")
+        captured.none("scan_completed")
+
+    def test_nothing_is_told_of_one_who_said_no(captured):
+        with captured.opted_out():
+            run(["mycli", "ingest", "shop.db"])
+        captured.none()
+
+pytest finds it once this package is installed; a suite that doesn't ask for `captured` has nothing of it. For a
+test that does, every Telemetry, of any app, made before or in the test, here or in a child process, has a home of
+the test's own: an install that has had its first run, telemetry on. Mistakes raise, and no flusher is started.
+What is listed is read from the spool that was written: nothing is patched.
+
+`pytest --spool-require-all-events` fails if an event of the catalogue was captured by no test that used `captured`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from spool.consent.identity import draft
+from spool.home.files import write_new
+from spool.home.paths import Paths
+from spool.launch.start import GUARD
+from spool.settings import TESTING, env_prefix
+from spool.telemetry import Telemetry, living
+from spool.testing.captured import Captured
+
+__all__ = ["Captured", "captured"]
+
+REQUIRE = "--spool-require-all-events"
+# How the session check is found by the fixture.
+_CHECK = "spool-all-events"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options, and the settings of the same names in the project's pytest configuration."""
+    group = parser.getgroup("spool", "telemetry by ktx-spool")
+    group.addoption(REQUIRE, action="store_true", help="fail if an event of the catalogue was captured by no test")
+    group.addoption("--spool-catalogue", metavar="MODULE:NAME", help="the catalogue that is meant")
+    parser.addini("spool_catalogue", "the same, for every run")
+    parser.addini("spool_app", "apps that tests run as processes only: their variables are set as well", "args")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch the session if that is asked for."""
+    if config.getoption(REQUIRE):
+        from spool.testing.all_events import AllEvents  # noqa: PLC0415 - for a session that is checked
+
+        config.pluginmanager.register(AllEvents(config), _CHECK)
+
+
+@pytest.fixture
+def captured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
+    """The events that the code under test spooled, with assertions: `one`, `none`, `all`, `opted_out`."""
+    paths = Paths(tmp_path_factory.mktemp("spool-home"))
+    write_new(paths.identity, draft(str(uuid4()), datetime.now(UTC)))
+    under_way = {telemetry: telemetry.span for telemetry in living}
+    with pytest.MonkeyPatch.context() as patch:  # the test's own `monkeypatch.undo()` leaves this alone
+        _stage(patch, paths.home, {*(one.app for one in under_way), *request.config.getini("spool_app")})
+        kit = Captured(paths.home, _known)
+        yield kit
+        for telemetry in list(living):
+            _leave(telemetry, paths.home, ended=telemetry.span is not under_way.get(telemetry))
+        check = request.config.pluginmanager.get_plugin(_CHECK)
+        if check is not None:
+            check.note(kit.names(), _catalogued())
+
+
+def _stage(patch: pytest.MonkeyPatch, home: Path, apps: set[str]) -> None:
+    """Set the environment: the test's home, no flusher, nothing that switches telemetry off."""
+    patch.setenv(TESTING, str(home))
+    patch.setenv(GUARD, "1")
+    unset = ["CI", "DO_NOT_TRACK"]
+    for prefix in map(env_prefix, sorted(apps)):
+        patch.setenv(prefix + "HOME", str(home))  # for the host's own code, and for what is no Python
+        patch.setenv(prefix + "TELEMETRY_STRICT", "1")
+        unset += [prefix + "TELEMETRY_" + name for name in ("DISABLED", "DEBUG", "ENDPOINT", "KEY")]
+    for name in unset:
+        patch.delenv(name, raising=False)
+
+
+def _leave(telemetry: Telemetry, home: Path, *, ended: bool) -> None:
+    """Make a Telemetry ready for the next test; a command that this one left open is over."""
+    if ended and telemetry.span is not None:
+        telemetry.span.finish(outcome="aborted")
+        telemetry.under_way = None
+    telemetry.recorder.forget(home)
+
+
+def _catalogued() -> set[str]:
+    """Give the events of the catalogues of this process."""
+    catalogues = [telemetry.recorder.options.catalogue for telemetry in living]
+    return {name for catalogue in catalogues if catalogue is not None for name in catalogue.names()}
+
+
+def _known() -> set[str]:
+    """Give the events that can be captured in this process; none where a Telemetry without catalogue takes any."""
+    if any(telemetry.recorder.options.catalogue is None for telemetry in living):
+        return set()
+    return _catalogued()
