@@ -1,4 +1,4 @@
-"""What one run of the flusher works with, and what it reports."""
+"""What one run of the flusher works with, whom it tells while it is under way, and what it reports."""
 
 from __future__ import annotations
 
@@ -7,19 +7,35 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from flusher.delivery.counts import Tally
+from flusher.delivery.counts import DeliveryCounts
 from flusher.delivery.gather import BATCH_SIZE
-from flusher.observer import Observer
 from spool.consent.identity import Identity, consent
 from spool.home.paths import Paths
+from spool.launch.destination import host_limits
 from spool.queue.account import Account
+from spool.queue.lock import FileLock
+from spool.queue.queue import Queue
+from spool.settings import Durability
 
-__all__ = ["REJECTED_REASON", "Context", "Options", "Result", "RunReport"]
+__all__ = [
+    "REJECTED_REASON",
+    "WAIT_S",
+    "Context",
+    "Observer",
+    "Options",
+    "Result",
+    "RunReport",
+    "no_flusher",
+    "open_queue",
+]
 
 REJECTED_REASON = "some events were rejected and are kept as dead letters: look in list --dead, then retry them"
+# The flusher and its commands may wait longer for the queue than a host does, but not for ever.
+WAIT_S = 5.0
 _EXIT_CODES = {"FAILED": 1, "NO_KEY": 2, "MISCONFIGURED": 2, "REJECTED": 3, "UNREACHABLE": 75, "REFUSED": 75}
 
 
@@ -81,6 +97,22 @@ class RunReport:
         return {**{name: getattr(self, name) for name in names}, "result": self.result.value}
 
 
+class Observer:
+    """Nobody watches. Who does overrides what he wants to know; nothing of it may raise, or take long."""
+
+    def begins(self, waiting: int) -> None:
+        """A drain of so many events begins."""
+
+    def settled(self, events: int) -> None:
+        """So many events left the queue: delivered, or rejected."""
+
+    def waits(self, seconds: float, reason: str) -> None:
+        """The destination failed, and is asked again in so many seconds."""
+
+    def ends(self) -> None:
+        """The drain is over, whatever ended it."""
+
+
 @dataclass(slots=True)
 class Context:
     """What a run works with: the spool, the world around it, when to stop, and what it leaves to tell.
@@ -99,7 +131,7 @@ class Context:
     report: RunReport = field(default_factory=RunReport)
     started_by: str = ""
     observer: Observer = field(default_factory=Observer)
-    tally: Tally = field(default_factory=Tally)
+    counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     account: Account = field(default_factory=Account)
 
     @property
@@ -112,3 +144,23 @@ class Context:
         if self.options.max_seconds is None:
             return float("inf")
         return self.options.max_seconds - (time.monotonic() - self.started)
+
+
+def open_queue(paths: Paths, durability: Durability = "process", spare: Callable[[], bool] | None = None) -> Queue:
+    """Give the queue as the flusher and its commands take it: they drop nothing of what waits.
+
+    Only a capture enforces the limits of count and bytes.
+    """
+    limits = host_limits(paths)._replace(max_events=2**53, max_bytes=2**53)
+    return Queue(paths, limits, durability, wait_s=WAIT_S, spare=spare)
+
+
+@contextmanager
+def no_flusher(paths: Paths, wait_s: float) -> Iterator[None]:
+    """Keep every flusher from its work for a block. LockBusyError where one is still at work after `wait_s`."""
+    lock = FileLock(paths.flush_lock)
+    try:
+        with lock.held(wait_s):
+            yield
+    finally:
+        lock.forget()

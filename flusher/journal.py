@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flusher.context import Context, RunReport
+from flusher.context import Context, RunReport, no_flusher
 from flusher.delivery.counts import DELAYS
 from spool.errors import SpoolError
 from spool.home.files import open_own, private_folder, read_bounded, write_atomic
 from spool.home.paths import Paths
-from spool.queue.lock import FileLock
 from spool.settings import VERSION
 
 __all__ = ["MOST_BYTES", "Entry", "append", "entries", "record"]
@@ -93,10 +92,10 @@ def _entry(context: Context, report: RunReport) -> Entry:
         requests=report.requests,
         losses=context.account.losses,
         next_attempt=report.next_attempt,
-        sent=context.tally.events,
-        other_sent=context.tally.other_events,
-        delays=context.tally.delays,
-        longest_delay_s=round(context.tally.longest_delay_s, 3),
+        sent=context.counts.events,
+        other_sent=context.counts.other_events,
+        delays=context.counts.delays,
+        longest_delay_s=round(context.counts.longest_delay_s, 3),
     )
 
 
@@ -105,12 +104,8 @@ def append(paths: Paths, entry: Entry) -> None:
     with suppress(OSError, SpoolError):
         private_folder(paths.spool)  # a link, or a folder of somebody else: nothing is written there
         if _write(paths, json.dumps(asdict(entry), separators=(",", ":"))) > MOST_BYTES:
-            lock = FileLock(paths.flush_lock)
-            try:
-                with lock.held(0.0):
-                    _cut(paths)
-            finally:
-                lock.forget()
+            with no_flusher(paths, 0.0):
+                _cut(paths)
 
 
 def _write(paths: Paths, line: str) -> int:

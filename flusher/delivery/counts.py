@@ -10,7 +10,7 @@ import msgspec
 
 from spool.queue.transaction import Stored
 
-__all__ = ["DELAYS", "DELAY_LIMITS_S", "Tally"]
+__all__ = ["DELAYS", "DELAY_LIMITS_S", "DeliveryCounts"]
 
 # A catalogue has some thirty names; a host that makes them up must not fill the log.
 _MOST_NAMES = 50
@@ -30,7 +30,7 @@ class _Head(msgspec.Struct):
 _read = msgspec.json.Decoder(_Head).decode
 
 
-class Tally:
+class DeliveryCounts:
     """Counts by event name, the names bounded; delays from an event's timestamp to its acknowledgement."""
 
     def __init__(self) -> None:

@@ -164,5 +164,5 @@ class Drain:
         if taken:
             context = self._context
             context.report.delivered += self._queue.settle(taken)
-            context.tally.add(taken, context.clock())
+            context.counts.add(taken, context.clock())
             context.observer.settled(len(taken))

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from flusher.delivery.state import FlushState
 from flusher.delivery.verdict import Action, Answer, judge
 from flusher.doctor.finding import Finding
-from flusher.schedule.installed import Installed
+from flusher.schedule.method import Installed
 from spool.consent.identity import Identity
 
 __all__ = ["certificates", "clock", "consent", "delivery", "flusher", "host", "key", "schedule", "server", "shown_key"]

@@ -10,8 +10,8 @@ from flusher.doctor.finding import Finding
 from spool.errors import DiskFullError, LockBusyError, LockUnsupportedError
 
 __all__ = [
-    "Home",
-    "Place",
+    "FileFacts",
+    "HomeFacts",
     "canary",
     "files",
     "home",
@@ -28,7 +28,7 @@ _LEAST_SQLITE = (3, 8, 0)
 _OTHERS, _MINE_TO_ENTER, _MINE_TO_WRITE = 0o077, 0o700, 0o600
 
 
-class Home(NamedTuple):
+class HomeFacts(NamedTuple):
     """The home as it stands. `mode` None: it isn't there."""
 
     path: str
@@ -39,7 +39,7 @@ class Home(NamedTuple):
     read_only: bool = False
 
 
-class Place(NamedTuple):
+class FileFacts(NamedTuple):
     """One file or folder of the spool."""
 
     path: str
@@ -49,7 +49,7 @@ class Place(NamedTuple):
     names: int = 1
 
 
-def home(facts: Home, prefix: str) -> Finding:
+def home(facts: HomeFacts, prefix: str) -> Finding:
     """Say whether the home is there, ours, and ours alone to write."""
     path = shlex.quote(facts.path)
     if facts.mode is None:
@@ -70,29 +70,29 @@ def home(facts: Home, prefix: str) -> Finding:
     return Finding("home", "ok", facts.path)
 
 
-def files(places: Sequence[Place], folder: str) -> Finding:
+def files(found: Sequence[FileFacts], folder: str) -> Finding:
     """Say whether the spool's files are plain, ours, and private; the worst of it first."""
     path = shlex.quote(folder)
-    strange = [place.path for place in places if place.kind == "other" or (place.kind == "file" and place.names > 1)]
+    strange = [file.path for file in found if file.kind == "other" or (file.kind == "file" and file.names > 1)]
     if strange:
         what = f"no plain file or folder, or linked twice: {_first(strange)}"
         return Finding("files", "fail", what, f"move it away: mv {shlex.quote(strange[0])} somewhere else")
-    foreign = [place.path for place in places if not place.mine]
+    foreign = [file.path for file in found if not file.mine]
     if foreign:
         mend = f'give it back to yourself: sudo chown -R "$(id -un)" {path}'
         return Finding("files", "fail", f"belongs to another user: {_first(foreign)}", mend)
-    shut = [place.path for place in places if place.mode & _needed(place) != _needed(place)]
+    shut = [file.path for file in found if file.mode & _needed(file) != _needed(file)]
     if shut:
         what = f"can't be read or written by you: {_first(shut)}"
         return Finding("files", "fail", what, f"chmod -R u+rwX {path}")
-    public = [place.path for place in places if place.mode & _OTHERS]
+    public = [file.path for file in found if file.mode & _OTHERS]
     if public:
         return Finding("files", "warn", f"open to other users: {_first(public)}", f"chmod -R go-rwx {path}")
-    return Finding("files", "ok", f"{len(places):,}, all yours and private")
+    return Finding("files", "ok", f"{len(found):,}, all yours and private")
 
 
-def _needed(place: Place) -> int:
-    return _MINE_TO_ENTER if place.kind == "folder" else _MINE_TO_WRITE
+def _needed(file: FileFacts) -> int:
+    return _MINE_TO_ENTER if file.kind == "folder" else _MINE_TO_WRITE
 
 
 def _first(paths: Sequence[str]) -> str:

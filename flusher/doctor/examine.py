@@ -12,16 +12,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flusher.commands.tool import tool
 from flusher.delivery import state
 from flusher.doctor import checks, checks_disk
+from flusher.doctor.disk import (
+    Inspected,
+    inspect_queue,
+    look_at_files,
+    look_at_home,
+    names,
+    scratch,
+    try_canary,
+    try_lock,
+)
 from flusher.doctor.finding import Finding
-from flusher.doctor.places import look_at_home, names, places
-from flusher.doctor.scratch import Inspected, inspect_queue, scratch, try_canary, try_lock
 from flusher.schedule.cron import daemon_runs
-from flusher.schedule.installed import stale
+from flusher.schedule.method import stale
 from flusher.schedule.planner import look_at_all
 from flusher.schedule.timetable import entry_name
+from flusher.text import tool
 from spool.consent.identity import consent
 from spool.consent.rule import is_set
 from spool.errors import ConfigurationError, SpoolError
@@ -35,14 +43,14 @@ from spool.queue.disk import sqlite_facts
 from spool.queue.transaction import Stored
 from spool.settings import VERSION, Limits, env_prefix
 
-__all__ = ["Patient", "examine"]
+__all__ = ["Examination", "examine"]
 
 # The courier's own limit, and a little more.
 _ANSWER_S = 35.0
 
 
 @dataclass(slots=True)
-class Patient:
+class Examination:
     """What is examined: one app's home, in one environment, and what was found so far."""
 
     app: str
@@ -69,33 +77,33 @@ class Patient:
 
 def examine(app: str, paths: Paths, env: Mapping[str, str], *, send: bool) -> list[Finding]:
     """Look at everything, once; with `send` one canary event goes to the server. Never raises for what it finds."""
-    patient = Patient(app, paths, env)
-    found = patient.findings
+    examination = Examination(app, paths, env)
+    found = examination.findings
     identity = consent(app, paths, env).identity
-    debug = is_set(env.get(f"{patient.prefix}TELEMETRY_DEBUG"))
-    found.append(checks.consent(identity, patient.prefix, str(paths.home), patient.tool, debug=debug))
-    destination = _destination(patient)
-    if destination is not None and patient.may_send:
-        _server(patient, destination)
+    debug = is_set(env.get(f"{examination.prefix}TELEMETRY_DEBUG"))
+    found.append(checks.consent(identity, examination.prefix, str(paths.home), examination.tool, debug=debug))
+    destination = _destination(examination)
+    if destination is not None and examination.may_send:
+        _server(examination, destination)
     home = look_at_home(paths.home)
-    found.append(checks_disk.home(home, patient.prefix))
+    found.append(checks_disk.home(home, examination.prefix))
     canary, inspected = None, None
     if home.mode is not None and home.is_folder:
-        canary, inspected = _disk(patient)
+        canary, inspected = _disk(examination)
     if send and canary is not None and destination is not None and destination.project_key is not None:
-        _send(patient, destination, canary)
-    _schedule(patient)
+        _send(examination, destination, canary)
+    _schedule(examination)
     if inspected is not None:
-        _flusher(patient, inspected)
+        _flusher(examination, inspected)
     return found
 
 
 # -- where events go ----------------------------------------------------------------------------------------
 
 
-def _destination(patient: Patient) -> Destination | None:
+def _destination(examination: Examination) -> Destination | None:
     """Judge key and host each for itself; give both where the host can be used."""
-    app, paths, env = patient.app, patient.paths, patient.env
+    app, paths, env = examination.app, examination.paths, examination.env
     host, host_problem = None, None
     try:
         host = resolve(app, paths, env, key="phc_").host
@@ -106,9 +114,9 @@ def _destination(patient: Patient) -> Destination | None:
         key = resolve(app, paths, env, host="https://localhost").project_key
     except ConfigurationError as error:
         key_problem = str(error)
-    patient.findings += [
-        checks.key(key, key_problem, patient.prefix),
-        checks.host(host, host_problem, patient.prefix, encrypted=_is_encrypted(host)),
+    examination.findings += [
+        checks.key(key, key_problem, examination.prefix),
+        checks.host(host, host_problem, examination.prefix, encrypted=_is_encrypted(host)),
     ]
     return None if host is None else Destination(host, key)
 
@@ -122,84 +130,84 @@ def _is_encrypted(host: str | None) -> bool:
     return True
 
 
-def _server(patient: Patient, destination: Destination) -> None:
+def _server(examination: Examination, destination: Destination) -> None:
     from flusher.delivery.wire import probe  # noqa: PLC0415 - posthog costs 200 ms, for telemetry that is on
 
     try:
-        answer, date = probe(destination.host, patient.env)
+        answer, date = probe(destination.host, examination.env)
     except ConfigurationError as error:
-        patient.findings.append(checks.certificates(str(error)))
+        examination.findings.append(checks.certificates(str(error)))
         return
     now = datetime.now(UTC)
-    patient.findings.append(checks.server(destination.host, answer, now))
+    examination.findings.append(checks.server(destination.host, answer, now))
     clock = checks.clock(date, now)
     if clock is not None:
-        patient.findings.append(clock)
+        examination.findings.append(clock)
 
 
-def _send(patient: Patient, destination: Destination, canary: Stored) -> None:
+def _send(examination: Examination, destination: Destination, canary: Stored) -> None:
     """Send the canary, once, without the number that the scratch queue gave it: a gap in them means a loss."""
     from flusher.delivery.wire import Courier  # noqa: PLC0415 - as above
 
-    if not patient.may_send:
+    if not examination.may_send:
         return
     try:
-        courier = Courier(destination, patient.env)
+        courier = Courier(destination, examination.env)
     except ConfigurationError:
         return  # the certificates: said above
     try:
         answer = courier.send([canary]).wait(_ANSWER_S)
     finally:
         courier.close()
-    patient.findings.append(checks.delivery(answer, datetime.now(UTC)))
+    examination.findings.append(checks.delivery(answer, datetime.now(UTC)))
 
 
 # -- where events wait --------------------------------------------------------------------------------------
 
 
-def _disk(patient: Patient) -> tuple[Stored | None, Inspected | None]:
+def _disk(examination: Examination) -> tuple[Stored | None, Inspected | None]:
     """Judge file system, files, SQLite; then try locks, a canary and a copy of the queue in a scratch folder."""
-    paths, found = patient.paths, patient.findings
+    paths, found = examination.paths, examination.findings
     kind = file_system(paths.home)
-    found.append(checks_disk.network(kind, patient.prefix, is_network=is_network(paths.home)))
-    files = checks_disk.files(list(places(paths)), str(paths.spool))
+    found.append(checks_disk.network(kind, examination.prefix, is_network=is_network(paths.home)))
+    files = checks_disk.files(list(look_at_files(paths)), str(paths.spool))
     version, takes_double_quotes = sqlite_facts()
     sqlite = checks_disk.sqlite(version, takes_double_quotes=takes_double_quotes)
     found += [files, sqlite]
     quarantine = checks_disk.quarantine(names(paths.quarantine), str(paths.quarantine))
     if quarantine is not None:
         found.append(quarantine)
-    if not patient.may_send:
+    if not examination.may_send:
         return None, None
     try:
         with scratch(paths) as folder:
             # To lock a file sets its mode right: while modes are wrong, that is left to the person.
-            locked = _locks(patient, folder, own=files.state == "ok")
-            canary = _canary(patient, folder) if sqlite.state == "ok" else None
+            locked = _locks(examination, folder, own=files.state == "ok")
+            canary = _canary(examination, folder) if sqlite.state == "ok" else None
             if locked and files.state == "ok" and sqlite.state == "ok":
-                return canary, _queue(patient, folder)
-            found.append(checks_disk.queue_not_seen(patient.tool))
+                return canary, _queue(examination, folder)
+            found.append(checks_disk.queue_not_seen(examination.tool))
             return canary, None
     except OSError as error:
-        found.append(checks_disk.canary(error, patient.prefix))
+        found.append(checks_disk.canary(error, examination.prefix))
         return None, None
 
 
-def _locks(patient: Patient, folder: Path, *, own: bool) -> bool:
-    path = patient.paths.queue_lock
+def _locks(examination: Examination, folder: Path, *, own: bool) -> bool:
+    path = examination.paths.queue_lock
     error: Exception | None = None
     try:
         try_lock(folder, path if own else None)
     except (SpoolError, OSError) as refusal:
         error = refusal
-    patient.findings.append(checks_disk.locks(error, str(path), patient.prefix))
+    examination.findings.append(checks_disk.locks(error, str(path), examination.prefix))
     return error is None
 
 
-def _canary(patient: Patient, folder: Path) -> Stored | None:
+def _canary(examination: Examination, folder: Path) -> Stored | None:
     """Give the canary as it came out of a scratch queue, without its number there."""
-    identity = consent(patient.app, patient.paths, patient.env).identity
-    fields = {**host_facts(VERSION, patient.env), **envelope(None, geoip_disable=True, person_profiles=False)}
+    identity = consent(examination.app, examination.paths, examination.env).identity
+    fields = {**host_facts(VERSION, examination.env), **envelope(None, geoip_disable=True, person_profiles=False)}
     distinct_id = identity.install_id or "unknown"
     message = compose("spool_canary", None, fields, distinct_id=distinct_id, timestamp=None, uuid=None)
     event = freeze(message, Limits().max_event_bytes)
@@ -208,36 +216,36 @@ def _canary(patient: Patient, folder: Path) -> Stored | None:
         stored = try_canary(folder, event.text)
     except (SpoolError, OSError, ValueError) as refusal:
         error = refusal
-    patient.findings.append(checks_disk.canary(error, patient.prefix))
+    examination.findings.append(checks_disk.canary(error, examination.prefix))
     return None if stored is None else stored._replace(text=event.text)
 
 
-def _queue(patient: Patient, folder: Path) -> Inspected | None:
+def _queue(examination: Examination, folder: Path) -> Inspected | None:
     try:
-        inspected = inspect_queue(patient.paths, folder)
+        inspected = inspect_queue(examination.paths, folder)
     except (SpoolError, OSError) as error:
-        patient.findings.append(
+        examination.findings.append(
             Finding("queue", "warn", f"it could not be looked at: {error}", "mend what is said here")
         )
         return None
     account = inspected.account
-    patient.findings.append(checks_disk.queue(inspected.damage, account.pending, account.dead, patient.tool))
+    examination.findings.append(checks_disk.queue(inspected.damage, account.pending, account.dead, examination.tool))
     return None if inspected.damage else inspected
 
 
 # -- what comes of it ---------------------------------------------------------------------------------------
 
 
-def _schedule(patient: Patient) -> None:
+def _schedule(examination: Examination) -> None:
     found, _unseen = look_at_all()
-    own = entry_name(patient.app, patient.paths.home)
+    own = entry_name(examination.app, examination.paths.home)
     judged = [(one, stale(one.command, home_too=one.name != own)) for one in found]  # our home was looked at
-    patient.findings += checks.schedule(judged, own, patient.tool, daemon=daemon_runs())
+    examination.findings += checks.schedule(judged, own, examination.tool, daemon=daemon_runs())
 
 
-def _flusher(patient: Patient, inspected: Inspected) -> None:
+def _flusher(examination: Examination, inspected: Inspected) -> None:
     now = time.time()
-    beside = aside.files(patient.paths)
+    beside = aside.files(examination.paths)
     moments = [inspected.account.oldest_at] if inspected.account.oldest_at is not None else []
     for path in beside[:1]:
         try:
@@ -246,4 +254,6 @@ def _flusher(patient: Patient, inspected: Inspected) -> None:
             continue  # absorbed since it was listed
     oldest_age_s = now - min(moments) if moments else None
     waiting = inspected.account.pending + len(beside)
-    patient.findings.append(checks.flusher(state.load(patient.paths), waiting, oldest_age_s, now, patient.tool))
+    examination.findings.append(
+        checks.flusher(state.load(examination.paths), waiting, oldest_age_s, now, examination.tool)
+    )

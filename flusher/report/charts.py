@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from leather import Chart, theme
 
-from flusher.commands.letters import printable
+from flusher.text import printable
 
 __all__ = ["bars", "columns"]
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from flusher import journal
-from flusher.commands.letters import Letter, dead, printable, waiting
 from flusher.delivery.counts import DELAYS
+from flusher.letters import Letter, dead, waiting
 from flusher.report.status import Status, collect
+from flusher.text import printable
 from spool.home.paths import Paths
 from spool.queue.queue import Queue
 

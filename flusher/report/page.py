@@ -11,10 +11,9 @@ from typing import NamedTuple
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from flusher.commands.letters import printable
 from flusher.report.charts import bars, columns
 from flusher.report.facts import Facts, by_time
-from flusher.report.status import moment
+from flusher.text import moment, printable
 from spool.settings import VERSION
 
 __all__ = ["MARK", "render"]

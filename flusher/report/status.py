@@ -7,17 +7,17 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
+from flusher.context import open_queue
 from flusher.delivery import state
-from flusher.schedule.installed import Plan
+from flusher.schedule.method import Plan
+from flusher.text import moment
 from spool.consent.identity import Identity, consent
 from spool.errors import ConfigurationError, SpoolError
 from spool.fallback import aside
 from spool.home.paths import Paths
 from spool.launch.destination import resolve
 from spool.queue.account import Account
-from spool.queue.queue import Queue
 
 __all__ = ["Status", "collect"]
 
@@ -62,11 +62,6 @@ class Status:
         }
 
 
-def moment(seconds: float | None) -> str | None:
-    """Write seconds since the epoch as RFC 3339."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
 def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
     """Read the state of a spool. Creates nothing; what can't be read is said in `problem`.
 
@@ -76,7 +71,7 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
 
     problem: str | None = None
     account, beside = Account(), 0
-    queue = Queue(paths, wait_s=5.0)
+    queue = open_queue(paths)
     try:
         account = queue.account()
         known = queue.absorbed_names() if account.captured else set()

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from flusher.schedule.cron import Cron
-from flusher.schedule.installed import Installed, Method, Plan
 from flusher.schedule.launchd import Launchd
+from flusher.schedule.method import Installed, Method, Plan
 from flusher.schedule.systemd import Systemd
 from flusher.schedule.timetable import Entry, Timetable, check_words, entry_name, parse_every
 from spool.consent.identity import read_stored

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flusher.delivery.counts import DELAYS, Tally
+from flusher.delivery.counts import DELAYS, DeliveryCounts
 from flusher.journal import MOST_BYTES, Entry, append, entries
 from spool import Telemetry
 from spool.home.paths import Paths
@@ -239,15 +239,15 @@ def test_lines_that_do_not_read_are_passed_over(paths: Paths) -> None:
 
 def test_names_are_bounded_and_delays_fall_into_classes() -> None:
     """Sixty names make fifty and a rest; an event of the future took no time."""
-    tally, now = Tally(), 1_800_000_000.0
+    counts, now = DeliveryCounts(), 1_800_000_000.0
     ages_s = [-5, 0, 59, 60, 599, 600, 3599, 3600, 86_399, 86_400, 604_799, 604_800]
     for place in range(60):
         happened = datetime.fromtimestamp(now - ages_s[place % len(ages_s)], UTC).isoformat()
         text = json.dumps({"event": f"{place:03}" + "x" * 200, "timestamp": happened})
-        tally.add([Stored(place, "", text, now)], now)
-    assert (len(tally.events), tally.other_events) == (50, 10)
-    assert max(map(len, tally.events)) == 64
-    assert dict(zip(DELAYS, tally.delays, strict=True)) == {
+        counts.add([Stored(place, "", text, now)], now)
+    assert (len(counts.events), counts.other_events) == (50, 10)
+    assert max(map(len, counts.events)) == 64
+    assert dict(zip(DELAYS, counts.delays, strict=True)) == {
         "< 1 min": 15, "< 10 min": 10, "< 1 h": 10, "< 1 day": 10, "< 1 week": 10, "longer": 5,
     }  # fmt: skip
-    assert tally.longest_delay_s == 604_800
+    assert counts.longest_delay_s == 604_800

@@ -16,9 +16,9 @@ import pytest
 
 from flusher.delivery import state
 from flusher.doctor import checks, checks_disk
-from flusher.doctor.checks_disk import Place
+from flusher.doctor.checks_disk import FileFacts
 from flusher.schedule.cron import daemon_runs
-from flusher.schedule.installed import Installed
+from flusher.schedule.method import Installed
 from flusher.schedule.timetable import entry_name
 from spool.home.paths import Paths
 from spool.queue.queue import Queue
@@ -366,16 +366,16 @@ def test_a_flusher_that_had_no_success_for_a_day_is_named(beside: bool, home: Pa
 
 def test_the_worst_of_many_files_is_named_first() -> None:
     """One finding for all of them, with their number."""
-    private = Place("/s", "folder", 0o700)
-    public = [Place(f"/s/{number}", "file", 0o644) for number in range(5)]
+    private = FileFacts("/s", "folder", 0o700)
+    public = [FileFacts(f"/s/{number}", "file", 0o644) for number in range(5)]
     assert checks_disk.files([private], "/s").state == "ok"
     found = checks_disk.files([private, *public], "/s")
     assert (found.state, found.what) == ("warn", "open to other users: /s/0 and 4 more")
-    shut = Place("/s/a b", "file", 0o200)
+    shut = FileFacts("/s/a b", "file", 0o200)
     assert checks_disk.files([*public, shut], "/s").state == "fail"
-    foreign = Place("/s/x", "file", 0o600, mine=False)
+    foreign = FileFacts("/s/x", "file", 0o600, mine=False)
     assert "chown" in str(checks_disk.files([*public, shut, foreign], "/s").mend)
-    link = Place("/s/a b", "other", 0o777)
+    link = FileFacts("/s/a b", "other", 0o777)
     assert "mv '/s/a b'" in str(checks_disk.files([*public, shut, foreign, link], "/s").mend)
 
 

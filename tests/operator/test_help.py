@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from flusher.cli import app
-from flusher.commands.letters import waiting
+from flusher.letters import waiting
 from spool import Telemetry
 from spool.home.paths import Paths
 from spool.queue.queue import Queue

@@ -1,16 +1,34 @@
-"""What every way to schedule a run can do, and what it finds installed."""
+"""What every method (cron, systemd, launchd) can do, what it finds installed, and how it calls its own programs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from flusher.schedule.timetable import Entry, Timetable
+from spool.errors import ConfigurationError
 
-__all__ = ["Installed", "Method", "Plan", "next_by_clock", "stale"]
+__all__ = [
+    "Installed",
+    "Method",
+    "Plan",
+    "call",
+    "is_there",
+    "next_by_clock",
+    "put_back",
+    "refusals_named",
+    "stale",
+]
+
+# Each answers in milliseconds; one that waits for something is not waited for.
+_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +47,16 @@ class Installed:
     def every(self) -> str | None:
         """How often it runs, where that is even."""
         return self.timetable.every if self.timetable else None
+
+    @property
+    def often(self) -> str:
+        """How often it runs, in words."""
+        return f"every {self.every}" if self.every else "unevenly"
+
+    @property
+    def next_words(self) -> str:
+        """When it runs next, by the clock of this machine."""
+        return "unknown" if self.next_run is None else self.next_run.strftime("%Y-%m-%d %H:%M %Z")
 
     def does(self, entry: Entry) -> bool:
         """Tell whether it runs what `entry` would, as often; the minute may be another."""
@@ -57,6 +85,13 @@ class Plan:
     def as_json(self) -> dict[str, object]:
         """Give it for `schedule show --json` and `status --json`."""
         return {"installed": [one.as_json() for one in self.installed], "problem": self.problem}
+
+    def as_line(self) -> str:
+        """Say it to a person."""
+        if not self.installed:
+            return "nothing (a host with flush=auto starts a flusher by itself)"
+        line = "; ".join(f"{one.often} by {one.method}, next {one.next_words}" for one in self.installed)
+        return f"{line} ({self.problem})" if self.problem else line
 
 
 class Method(Protocol):
@@ -98,3 +133,56 @@ def stale(command: Sequence[str], *, home_too: bool = True) -> str | None:
     if home_too and home and not os.path.isdir(home[0]):
         return f"its home {home[0]} is gone"
     return None
+
+
+# -- programs of the system ----------------------------------------------------------------------------------
+
+
+class Done(NamedTuple):
+    """How a program ended, and what it said, its complaints as one line."""
+
+    code: int
+    out: bytes
+    err: str
+
+
+def is_there(program: str) -> bool:
+    """Tell whether PATH has the program."""
+    return shutil.which(program) is not None
+
+
+def call(program: str, *arguments: str, given: bytes = b"", **variables: str) -> Done:
+    """Run a program to its end, with `variables` set. ConfigurationError if it can't be started or doesn't end."""
+    try:
+        done = subprocess.run(  # noqa: S603 - a program of the system, arguments of our own
+            [program, *arguments],
+            input=given,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+            env={**os.environ, "LC_ALL": "C", **variables},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigurationError(
+            f"{program} doesn't answer ({type(error).__name__}); nothing was changed: try again"
+        ) from error
+    return Done(done.returncode, done.stdout, " ".join(done.stderr.decode("utf-8", "replace").split()))
+
+
+@contextmanager
+def refusals_named(what: str) -> Iterator[None]:
+    """Turn what the system refuses into one line: the operator's to mend, so exit code 2."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"{what} can't be changed: {error.strerror or error}; nothing was changed: mend that and try again"
+        ) from error
+
+
+def put_back(path: Path, before: bytes | None) -> None:
+    """Give a file the content that it had; None: there was none."""
+    if before is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(before)

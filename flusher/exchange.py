@@ -3,68 +3,38 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 import uuid as uuids
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from flusher.commands.letters import dead, printable, uuid_of, waiting
-from flusher.commands.new_file import new_file
+from flusher.absorb import chunks
+from flusher.context import no_flusher
 from flusher.delivery.gather import BATCH_BYTES
-from spool.errors import ConfigurationError, LockBusyError
+from flusher.letters import dead, uuid_of, waiting
+from flusher.text import printable
+from spool.errors import LockBusyError
 from spool.event.build import check_stored, normalise
 from spool.home.files import private_folder
 from spool.home.paths import Paths
-from spool.launch.destination import host_limits
-from spool.queue.lock import FileLock
-from spool.queue.queue import CHUNK, Queue
+from spool.queue.queue import Queue
 
-__all__ = ["STANDARD", "Import", "export_events", "import_events", "keeping_all"]
+__all__ = ["Import", "export_events", "import_events"]
 
-STANDARD = "-"
 # As for a file aside: twice the largest event is no event.
 _MAX_LINE_BYTES = 2_000_000
 _LOCK_WAIT_S = 10.0
 
 
-def export_events(paths: Paths, queue: Queue, target: str, *, replace: bool = False) -> int:
-    """Write what waits, but no dead letters; nothing is removed. Gives how many events that were.
-
-    The file is 0600 and appears whole. One that is there already is left alone unless `replace`, and whatever
-    is no plain file always: ConfigurationError.
-    """
-    if target == STANDARD:
-        return _write(waiting_lines(paths, queue), _standard("stdout"))
-    with new_file(target, replace=replace) as file:
-        return _write(waiting_lines(paths, queue), file)
-
-
-def waiting_lines(paths: Paths, queue: Queue) -> Iterator[bytes]:
-    """Give a line for each event that waits."""
-    for letter in waiting(paths, queue):
-        yield letter.text.encode("ascii") + b"\n"
-
-
-def _write(lines: Iterator[bytes], file: BinaryIO) -> int:
+def export_events(paths: Paths, queue: Queue, file: BinaryIO) -> int:
+    """Write what waits, but no dead letters; nothing is removed. Gives how many events that were."""
     count = 0
-    for line in lines:
-        file.write(line)
+    for letter in waiting(paths, queue):
+        file.write(letter.text.encode("ascii") + b"\n")
         count += 1
     file.flush()
     return count
-
-
-def _standard(name: str) -> BinaryIO:
-    stream = getattr(sys, name)
-    if stream is None:
-        raise ConfigurationError(f"{name} is closed: give a file; the events are kept")
-    buffer: BinaryIO = stream.buffer
-    return buffer
-
-
-# -- import ---------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -77,15 +47,10 @@ class Import:
     off: str = ""
 
 
-def keeping_all(paths: Paths, wait_s: float) -> Queue:
-    """Open the queue so that an import drops nothing: only a capture enforces the limits."""
-    return Queue(paths, host_limits(paths)._replace(max_events=2**53, max_bytes=2**53), wait_s=wait_s)
-
-
 def import_events(
     paths: Paths,
     queue: Queue,
-    source: str,
+    file: BinaryIO,
     *,
     refuse: Callable[[int, str], None],
     switched_off: Callable[[], str],
@@ -98,32 +63,18 @@ def import_events(
     import is at work: LockBusyError.
     """
     result = Import()
-    file = _standard("stdin") if source == STANDARD else _open(source)
     private_folder(paths.spool)
-    lock = FileLock(paths.flush_lock)
-    with file:
-        try:
-            with lock.held(_LOCK_WAIT_S), closing(_Seen(paths, queue)) as seen:
-                for chunk in _chunks(_events(file, seen, result, refuse, queue.limits.max_event_bytes)):
-                    result.off = switched_off()
-                    if result.off:
-                        break
-                    result.imported += queue.append_all(chunk)
-        except LockBusyError as error:
-            raise LockBusyError("a flusher is at work, import again when it has ended") from error
-        finally:
-            lock.forget()
-    return result
-
-
-def _open(source: str) -> BinaryIO:
     try:
-        return open(source, "rb")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(
-            f"{printable(source)} can't be read: {reason}; nothing was imported: give another file"
-        ) from error
+        with no_flusher(paths, _LOCK_WAIT_S), closing(_Seen(paths, queue)) as seen:
+            events = _events(file, seen, result, refuse, queue.limits.max_event_bytes)
+            for chunk in chunks(events, len, BATCH_BYTES):
+                result.off = switched_off()
+                if result.off:
+                    break
+                result.imported += queue.append_all(chunk)
+    except LockBusyError as error:
+        raise LockBusyError("a flusher is at work, import again when it has ended") from error
+    return result
 
 
 class _Seen:
@@ -185,16 +136,3 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             pass
         if line.strip():
             yield number, line
-
-
-def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    size = 0
-    for text in texts:
-        chunk.append(text)
-        size += len(text)
-        if len(chunk) >= CHUNK or size >= BATCH_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk

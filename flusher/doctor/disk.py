@@ -1,15 +1,22 @@
-"""Doctor's scratch folder, beside the queue: what is tried there touches neither the queue nor its account."""
+"""What doctor finds on the disk: modes, owners and links as the system tells them, and what it tries beside the queue.
+
+What is looked at is neither opened nor followed. What is tried is tried in a scratch folder: it touches neither the
+queue nor its account.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from flusher.context import WAIT_S
+from flusher.doctor.checks_disk import FileFacts, HomeFacts
 from spool.errors import QueueDamagedError, SpoolError
 from spool.home.files import private_folder, read_bounded, write_new
 from spool.home.paths import Paths
@@ -19,12 +26,64 @@ from spool.queue.lock import FileLock
 from spool.queue.queue import Queue
 from spool.queue.transaction import Stored
 
-__all__ = ["Inspected", "inspect_queue", "scratch", "try_canary", "try_lock"]
+__all__ = ["Inspected", "inspect_queue", "look_at_files", "look_at_home", "names", "scratch", "try_canary", "try_lock"]
 
 # Also known to the opt-out, which deletes what a doctor that was killed left behind.
 _PREFIX = "doctor-"
 _STALE_S = 3600.0
-_WAIT_S = 5.0
+
+
+def look_at_home(home: Path) -> HomeFacts:
+    """Give the home as it stands."""
+    try:
+        status = os.stat(home)
+        read_only = bool(os.statvfs(home).f_flag & os.ST_RDONLY) if hasattr(os, "statvfs") else False
+    except OSError:
+        return HomeFacts(str(home), None)
+    return HomeFacts(
+        path=str(home),
+        mode=stat.S_IMODE(status.st_mode),
+        is_folder=stat.S_ISDIR(status.st_mode),
+        mine=_mine(status) or (status.st_uid == 0 and os.access(home, os.W_OK)),
+        usable=os.access(home, os.W_OK | os.X_OK),
+        read_only=read_only,
+    )
+
+
+def _mine(status: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+
+
+def look_at_files(paths: Paths) -> Iterator[FileFacts]:
+    """Give the spool's folder and what is in it, two levels deep, without following a link."""
+    pending = [paths.spool]
+    while pending:
+        path = pending.pop()
+        try:
+            status = os.lstat(path)
+        except OSError:  # gone since it was listed, or in a folder that can't be entered, which is said
+            continue
+        kind = _kind(status.st_mode)
+        yield FileFacts(str(path), kind, stat.S_IMODE(status.st_mode), _mine(status), status.st_nlink)
+        if kind == "folder" and path in (paths.spool, paths.queue, paths.aside, paths.spans, paths.quarantine):
+            pending += [path / name for name in names(path)]
+
+
+def _kind(mode: int) -> Literal["folder", "file", "other"]:
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+def names(folder: Path) -> list[str]:
+    """Give the names in a folder; none where it can't be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+# -- the scratch folder --------------------------------------------------------------------------------------
 
 
 class Inspected(NamedTuple):
@@ -66,7 +125,7 @@ def _held(path: Path) -> Iterator[None]:
     lock = FileLock(path, create=False)
     try:
         with suppress(FileNotFoundError):
-            lock.acquire(_WAIT_S)
+            lock.acquire(WAIT_S)
         yield
     finally:
         lock.forget()
@@ -74,7 +133,7 @@ def _held(path: Path) -> Iterator[None]:
 
 def try_canary(folder: Path, text: str) -> Stored:
     """Send an event through a queue of its own, and give it as it came out. Raises SpoolError or OSError."""
-    queue = Queue(Paths(folder / "c"), wait_s=_WAIT_S)
+    queue = Queue(Paths(folder / "c"), wait_s=WAIT_S)
     try:
         queue.append(text)
         (stored,) = list(queue.gather())
@@ -108,7 +167,7 @@ def inspect_queue(paths: Paths, folder: Path) -> Inspected:
 
 def _read(copy: Paths) -> Inspected:
     """Read it as the flusher would; what that finds damaged is in the copy's quarantine then, with the reason."""
-    queue = Queue(copy, wait_s=_WAIT_S)
+    queue = Queue(copy, wait_s=WAIT_S)
     try:
         queue.verify()
         before = queue.account()

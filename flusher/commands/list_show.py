@@ -1,18 +1,17 @@
-"""The commands that look at single events: list, show."""
+"""`ktx-flush list` and `ktx-flush show`: events, exactly as they would be sent."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated
 
 import typer
 
-from flusher.commands.letters import Letter, dead, find, printable, waiting
-from flusher.commands.shared import WAIT_S, Dead, Json, Quiet, opened, person_reads, print_json
-from spool.queue.queue import Queue
+from flusher.commands.shared import Dead, Json, Quiet, opened, person_reads, print_json
+from flusher.letters import Letter, dead, find, waiting
+from flusher.text import moment, printable
 
 __all__ = ["register"]
 
@@ -28,9 +27,9 @@ def register(app: typer.Typer) -> None:
 
 def list_command(
     context: typer.Context,
-    dead_ones: Dead = False,  # noqa: FBT002 - typer's flag
-    quiet: Quiet = False,  # noqa: FBT002 - typer's flag
-    as_json: Json = False,  # noqa: FBT002 - typer's flag
+    dead_ones: Dead = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """List the events that wait, exactly as they would be sent; a line of JSON each where there is no terminal.
 
@@ -40,15 +39,15 @@ def list_command(
       ktx-flush list --json
     """
     _name, paths = context.obj
-    with opened(Queue(paths, wait_s=WAIT_S)) as queue:
+    with opened(paths) as queue:
         letters = dead(queue) if dead_ones else waiting(paths, queue)
         if as_json:
             _say_json_list("dead" if dead_ones else "events", letters)
             return
         if person_reads() and not quiet:
-            from flusher.commands.letter_table import print_table  # noqa: PLC0415 - rich, for those who look at a table
+            from flusher.commands.screen import print_letters
 
-            print_table(islice(letters, _MOST_ROWS), dead=dead_ones)
+            print_letters(islice(letters, _MOST_ROWS), dead=dead_ones)
             more = sum(1 for _ in letters)
             if more:
                 typer.echo(f"and {more:,} more: list --json has them all")
@@ -61,8 +60,8 @@ def list_command(
 def show_command(
     context: typer.Context,
     uuid: Annotated[str, typer.Argument(help="Which event.", show_default=False)],
-    quiet: Quiet = False,  # noqa: FBT002 - typer's flag
-    as_json: Json = False,  # noqa: FBT002 - typer's flag
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Show one event exactly as it would be sent; of a dead letter also, on stderr, why it was rejected.
 
@@ -71,21 +70,21 @@ def show_command(
       ktx-flush show 0f8fad5b-d9cb-469f-a165-70867728950e --json
     """
     _name, paths = context.obj
-    with opened(Queue(paths, wait_s=WAIT_S)) as queue:
+    with opened(paths) as queue:
         letter = find(paths, queue, uuid)
         event = json.loads(letter.text)
         if as_json:
-            shown = {"state": letter.state, "reason": letter.reason or None, "rejected_at": _moment(letter)}
+            shown = {"state": letter.state, "reason": letter.reason or None, "rejected_at": moment(letter.died_at)}
             print_json({**shown, "event": event})
         elif not quiet:
             if person_reads():
-                from flusher.commands.letter_table import print_event  # noqa: PLC0415 - as above
+                from flusher.commands.screen import print_event
 
                 print_event(letter)
             else:
                 print_json(event)
             if letter.state == "dead":
-                typer.echo(f"dead letter since {_moment(letter)}: {printable(letter.reason)}", err=True)
+                typer.echo(f"dead letter since {moment(letter.died_at)}: {printable(letter.reason)}", err=True)
 
 
 def _say_json_list(name: str, letters: Iterator[Letter]) -> None:
@@ -99,11 +98,5 @@ def _say_json_list(name: str, letters: Iterator[Letter]) -> None:
 def _line(letter: Letter) -> str:
     if letter.state != "dead":
         return letter.text
-    about = json.dumps({"reason": letter.reason, "rejected_at": _moment(letter)})
+    about = json.dumps({"reason": letter.reason, "rejected_at": moment(letter.died_at)})
     return f'{about[:-1]}, "event": {letter.text}}}'
-
-
-def _moment(letter: Letter) -> str | None:
-    if letter.died_at is None:
-        return None
-    return datetime.fromtimestamp(letter.died_at, UTC).isoformat(timespec="seconds")

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from flusher.absorb import absorb
+from flusher.context import no_flusher
+from flusher.text import printable
 from spool.errors import ConfigurationError, LockBusyError
 from spool.event.build import check_stored, normalise
 from spool.fallback import aside
 from spool.home.files import read_bounded
 from spool.home.paths import Paths
-from spool.queue.lock import FileLock
 from spool.queue.queue import Queue
 
-__all__ = ["Letter", "Purged", "dead", "find", "parse_uuid", "printable", "purge", "retry", "uuid_of", "waiting"]
+__all__ = ["Letter", "Purged", "dead", "find", "purge", "retry", "uuid_of", "waiting"]
 
 # A flusher that only settles its last batch is soon gone; one that delivers a backlog is not waited for.
 _LOCK_WAIT_S = 2.0
@@ -47,7 +48,7 @@ def uuid_of(text: str) -> str:
     return str(json.loads(text)["uuid"])
 
 
-def parse_uuid(given: str) -> str:
+def _parse_uuid(given: str) -> str:
     """Read a uuid as a person types it; ConfigurationError if it is none."""
     try:
         return str(uuids.UUID(given))
@@ -55,12 +56,6 @@ def parse_uuid(given: str) -> str:
         raise ConfigurationError(
             f"{printable(given, 60)} is no uuid; nothing was changed: look in list and list --dead"
         ) from error
-
-
-def printable(text: str, most: int = 300) -> str:
-    """Make a text of somebody else harmless on a terminal: one line, no escapes, not endless."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
-    return shown + "…" if len(text) > most else shown
 
 
 def waiting(paths: Paths, queue: Queue) -> Iterator[Letter]:
@@ -92,7 +87,7 @@ def dead(queue: Queue) -> Iterator[Letter]:
 
 def find(paths: Paths, queue: Queue, given: str) -> Letter:
     """Give the event with this uuid, one that waits before a dead one; ConfigurationError where there is none."""
-    wanted = parse_uuid(given)
+    wanted = _parse_uuid(given)
     for source in (waiting(paths, queue), dead(queue)):
         for letter in source:
             if wanted in letter.text and uuid_of(letter.text) == wanted:
@@ -107,7 +102,7 @@ def retry(queue: Queue, given: Sequence[str]) -> int:
     """
     letters = queue.dead()
     if given:
-        wanted = {parse_uuid(one) for one in given}
+        wanted = {_parse_uuid(one) for one in given}
         letters = [letter for letter in letters if uuid_of(letter.text) in wanted]
         missing = wanted - {uuid_of(letter.text) for letter in letters}
         if missing:
@@ -126,13 +121,10 @@ def purge(paths: Paths, queue: Queue, install_id: str | None) -> Purged:
     """
     if not os.path.isdir(paths.spool):
         return Purged(0, 0)
-    lock = FileLock(paths.flush_lock)
     try:
         if aside.files(paths):
-            with lock.held(_LOCK_WAIT_S):
+            with no_flusher(paths, _LOCK_WAIT_S):
                 absorb(paths, queue, install_id)
     except LockBusyError:
         return Purged(queue.purge(), len(aside.files(paths)))
-    finally:
-        lock.forget()
     return Purged(queue.purge(), 0)
