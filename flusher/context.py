@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from flusher.delivery.counts import DeliveryCounts
 from flusher.delivery.gather import BATCH_SIZE
@@ -91,7 +92,7 @@ class RunReport:
     reason: str = ""
     next_attempt: str | None = None
 
-    def as_json(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         """Give the report under the contract's names."""
         names = [name for name in self.__slots__ if name != "result"]
         return {**{name: getattr(self, name) for name in names}, "result": self.result.value}

@@ -78,24 +78,14 @@ def record(context: Context) -> None:
 def _entry(context: Context, report: RunReport) -> Entry:
     return Entry(
         started_at=datetime.fromtimestamp(context.clock() - report.seconds, UTC).isoformat(timespec="milliseconds"),
-        seconds=report.seconds,
         started_by=context.started_by,
-        result=report.result.value,
-        reason=report.reason,
         exit_code=report.result.exit_code,
-        delivered=report.delivered,
-        rejected=report.rejected,
-        remaining=report.remaining,
-        recovered_spans=report.recovered_spans,
-        absorbed=report.absorbed,
-        expired=report.expired,
-        requests=report.requests,
         losses=context.account.losses,
-        next_attempt=report.next_attempt,
         sent=context.counts.events,
         other_sent=context.counts.other_events,
         delays=context.counts.delays,
         longest_delay_s=round(context.counts.longest_delay_s, 3),
+        **report.as_json(),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from flusher.context import WAIT_S
-from flusher.doctor.checks_disk import FileFacts, HomeFacts
+from flusher.doctor.checks import FileFacts, HomeFacts
 from spool.errors import QueueDamagedError, SpoolError
 from spool.home.files import private_folder, read_bounded, write_new
 from spool.home.paths import Paths

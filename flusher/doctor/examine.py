@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flusher.delivery import state
-from flusher.doctor import checks, checks_disk
+from flusher.doctor import checks
 from flusher.doctor.disk import (
     Inspected,
     inspect_queue,
@@ -86,7 +86,7 @@ def examine(app: str, paths: Paths, env: Mapping[str, str], *, send: bool) -> li
     if destination is not None and examination.may_send:
         _server(examination, destination)
     home = look_at_home(paths.home)
-    found.append(checks_disk.home(home, examination.prefix))
+    found.append(checks.home(home, examination.prefix))
     canary, inspected = None, None
     if home.mode is not None and home.is_folder:
         canary, inspected = _disk(examination)
@@ -169,12 +169,12 @@ def _disk(examination: Examination) -> tuple[Stored | None, Inspected | None]:
     """Judge file system, files, SQLite; then try locks, a canary and a copy of the queue in a scratch folder."""
     paths, found = examination.paths, examination.findings
     kind = file_system(paths.home)
-    found.append(checks_disk.network(kind, examination.prefix, is_network=is_network(paths.home)))
-    files = checks_disk.files(list(look_at_files(paths)), str(paths.spool))
+    found.append(checks.network(kind, examination.prefix, is_network=is_network(paths.home)))
+    files = checks.files(list(look_at_files(paths)), str(paths.spool))
     version, takes_double_quotes = sqlite_facts()
-    sqlite = checks_disk.sqlite(version, takes_double_quotes=takes_double_quotes)
+    sqlite = checks.sqlite(version, takes_double_quotes=takes_double_quotes)
     found += [files, sqlite]
-    quarantine = checks_disk.quarantine(names(paths.quarantine), str(paths.quarantine))
+    quarantine = checks.quarantine(names(paths.quarantine), str(paths.quarantine))
     if quarantine is not None:
         found.append(quarantine)
     if not examination.may_send:
@@ -186,10 +186,10 @@ def _disk(examination: Examination) -> tuple[Stored | None, Inspected | None]:
             canary = _canary(examination, folder) if sqlite.state == "ok" else None
             if locked and files.state == "ok" and sqlite.state == "ok":
                 return canary, _queue(examination, folder)
-            found.append(checks_disk.queue_not_seen(examination.tool))
+            found.append(checks.queue_not_seen(examination.tool))
             return canary, None
     except OSError as error:
-        found.append(checks_disk.canary(error, examination.prefix))
+        found.append(checks.canary(error, examination.prefix))
         return None, None
 
 
@@ -200,7 +200,7 @@ def _locks(examination: Examination, folder: Path, *, own: bool) -> bool:
         try_lock(folder, path if own else None)
     except (SpoolError, OSError) as refusal:
         error = refusal
-    examination.findings.append(checks_disk.locks(error, str(path), examination.prefix))
+    examination.findings.append(checks.locks(error, str(path), examination.prefix))
     return error is None
 
 
@@ -216,7 +216,7 @@ def _canary(examination: Examination, folder: Path) -> Stored | None:
         stored = try_canary(folder, event.text)
     except (SpoolError, OSError, ValueError) as refusal:
         error = refusal
-    examination.findings.append(checks_disk.canary(error, examination.prefix))
+    examination.findings.append(checks.canary(error, examination.prefix))
     return None if stored is None else stored._replace(text=event.text)
 
 
@@ -229,7 +229,7 @@ def _queue(examination: Examination, folder: Path) -> Inspected | None:
         )
         return None
     account = inspected.account
-    examination.findings.append(checks_disk.queue(inspected.damage, account.pending, account.dead, examination.tool))
+    examination.findings.append(checks.queue(inspected.damage, account.pending, account.dead, examination.tool))
     return None if inspected.damage else inspected
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from flusher.context import open_queue
 from flusher.delivery import state
 from flusher.schedule.method import Plan
+from flusher.schedule.planner import look
 from flusher.text import moment
 from spool.consent.identity import Identity, consent
 from spool.errors import ConfigurationError, SpoolError
@@ -67,19 +68,15 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
 
     Events in aside files were captured and wait: they count in both numbers of the account.
     """
-    from flusher.schedule.planner import look  # noqa: PLC0415 - cron's, systemd's and launchd's ways, for `status` only
-
     problem: str | None = None
     account, beside = Account(), 0
-    queue = open_queue(paths)
     try:
-        account = queue.account()
-        known = queue.absorbed_names() if account.captured else set()
-        beside = sum(path.name not in known for path in aside.files(paths))
+        with closing(open_queue(paths)) as queue:
+            account = queue.account()
+            known = queue.absorbed_names() if account.captured else set()
+            beside = sum(path.name not in known for path in aside.files(paths))
     except SpoolError as error:
         problem = str(error)
-    finally:
-        queue.close()
     oldest = account.oldest_at
     return Status(
         identity=consent(app, paths, env).identity,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from flusher.delivery import state
-from flusher.doctor import checks, checks_disk
-from flusher.doctor.checks_disk import FileFacts
+from flusher.doctor import checks
+from flusher.doctor.checks import FileFacts
 from flusher.schedule.cron import daemon_runs
 from flusher.schedule.method import Installed
 from flusher.schedule.timetable import entry_name
@@ -175,7 +175,7 @@ def test_a_sqlite_that_can_not_hold_a_queue_is_named(home: Path, tmp_path: Path,
 @pytest.mark.parametrize(("version", "ok"), [("3.7.17", False), ("3.8.0", True), ("3.40.1", True), ("3.51.3", True)])
 def test_an_old_sqlite_is_named(version: str, ok: bool) -> None:
     """Older than the partial indexes that diskcache makes."""
-    found = checks_disk.sqlite(version, takes_double_quotes=True)
+    found = checks.sqlite(version, takes_double_quotes=True)
     assert (found.state == "ok") == ok
     assert ok or "another Python" in str(found.mend)
 
@@ -368,15 +368,15 @@ def test_the_worst_of_many_files_is_named_first() -> None:
     """One finding for all of them, with their number."""
     private = FileFacts("/s", "folder", 0o700)
     public = [FileFacts(f"/s/{number}", "file", 0o644) for number in range(5)]
-    assert checks_disk.files([private], "/s").state == "ok"
-    found = checks_disk.files([private, *public], "/s")
+    assert checks.files([private], "/s").state == "ok"
+    found = checks.files([private, *public], "/s")
     assert (found.state, found.what) == ("warn", "open to other users: /s/0 and 4 more")
     shut = FileFacts("/s/a b", "file", 0o200)
-    assert checks_disk.files([*public, shut], "/s").state == "fail"
+    assert checks.files([*public, shut], "/s").state == "fail"
     foreign = FileFacts("/s/x", "file", 0o600, mine=False)
-    assert "chown" in str(checks_disk.files([*public, shut, foreign], "/s").mend)
+    assert "chown" in str(checks.files([*public, shut, foreign], "/s").mend)
     link = FileFacts("/s/a b", "other", 0o777)
-    assert "mv '/s/a b'" in str(checks_disk.files([*public, shut, foreign, link], "/s").mend)
+    assert "mv '/s/a b'" in str(checks.files([*public, shut, foreign, link], "/s").mend)
 
 
 def test_doctor_loads_no_delivery_code_while_telemetry_is_off(home: Path, server: LocalPostHog) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from flusher.delivery.counts import DELAYS
-from flusher.report.charts import bars, columns
 from flusher.report.facts import by_time
+from flusher.report.page import bars, columns
 from spool.fallback import aside
 from spool.home.paths import Paths
 from tests.support.local_posthog import LocalPostHog

@@ -28,7 +28,7 @@ IMPORTERS = {
     "diskcache": {"spool/queue/cache.py"},
     "filelock": {"spool/queue/lock.py"},
     "jinja2": {"flusher/report/page.py"},
-    "leather": {"flusher/report/charts.py"},
+    "leather": {"flusher/report/page.py"},
     "markupsafe": {"flusher/report/page.py"},  # jinja2's own word for text that is HTML already
     # Catalogues are msgspec classes: ours, a host's base class, and what is read out of the classes. The flusher reads
     # two fields of each event by one.
