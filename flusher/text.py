@@ -1,14 +1,10 @@
-"""How the flusher writes what others read: words of somebody else, numbers, moments, its own command line."""
+"""How the flusher writes what others read: words of somebody else, numbers with their nouns, moments."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from spool.home.paths import Paths, resolve_home
-
-__all__ = ["counted", "moment", "printable", "tool"]
+__all__ = ["counted", "moment", "printable"]
 
 
 def printable(text: str, most: int = 300) -> str:
@@ -25,11 +21,3 @@ def counted(count: int, noun: str) -> str:
 def moment(seconds: float | None) -> str | None:
     """Write seconds since the epoch as RFC 3339."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def tool(app: str, paths: Paths, env: Mapping[str, str]) -> str:
-    """Give `ktx-flush` with `--app` and `--home` where it would look elsewhere without them, for a person to copy."""
-    words = ["ktx-flush"] + (["--app", app] if app != "ktx" else [])
-    if paths.home != resolve_home(app, None, env):
-        words += ["--home", str(paths.home)]
-    return shlex.join(words)

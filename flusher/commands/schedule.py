@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from flusher.commands.shared import Json, identity_of, print_json, say
-from flusher.text import tool
 from spool.consent.rule import opted_out_by
 from spool.errors import ConfigurationError
 
@@ -80,7 +79,7 @@ def show_command(context: typer.Context, as_json: Json = False) -> None:
       ktx-flush schedule show --json
     """
     from flusher.commands.screen import print_plan
-    from flusher.schedule.planner import look
+    from flusher.schedule.planner import look, tool
 
     name, paths = context.obj
     plan = look(name, paths)

@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -19,14 +20,20 @@ from rich.table import Table
 from rich.text import Text
 
 from flusher.commands.shared import person_reads
-from flusher.doctor.finding import LONGEST, Finding
 from flusher.letters import Letter
 from flusher.report.status import Status
 from flusher.schedule.method import Plan
 from flusher.text import printable
 from spool.queue.account import Account
 
+if TYPE_CHECKING:  # it loads what takes names out of a text, which doctor alone needs
+    from flusher.doctor.finding import Finding
+
 __all__ = ["print_event", "print_findings", "print_letters", "print_plan", "print_status"]
+
+
+# A line may name a path.
+_LONGEST = 2_000
 
 
 def _print_plain(console: Console, text: str) -> None:
@@ -167,7 +174,7 @@ def print_plan(plan: Plan, tool: str) -> None:
     """Print each schedule as a few lines, or how to make one with this tool; the commands can be copied."""
     console = Console()
     if not plan.installed:
-        _print_plain(console, f"nothing is scheduled: {printable(tool, 2_000)} schedule install")
+        _print_plain(console, f"nothing is scheduled: {printable(tool, _LONGEST)} schedule install")
     for one in plan.installed:
         rows = {
             "runs": f"{one.often}, by {one.method} ({one.where})",
@@ -176,7 +183,7 @@ def print_plan(plan: Plan, tool: str) -> None:
         }
         for name, value in rows.items():
             console.print(f"[bold]{name:8}[/]", end=" ")
-            _print_plain(console, printable(value, 2_000))
+            _print_plain(console, printable(value, _LONGEST))
 
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -187,6 +194,6 @@ def print_findings(findings: Iterable[Finding]) -> None:
     console = Console()
     for finding in findings:
         console.print(f"[{_COLOURS[finding.state]}]{finding.state:4}[/]  [bold]{finding.name:12}[/]", end=" ")
-        _print_plain(console, printable(finding.what, LONGEST))
+        _print_plain(console, printable(finding.what, _LONGEST))
         if finding.mend is not None:
-            _print_plain(console, printable(f"{'':19}mend: {finding.mend}", LONGEST))
+            _print_plain(console, printable(f"{'':19}mend: {finding.mend}", _LONGEST))

@@ -27,9 +27,8 @@ from flusher.doctor.disk import (
 from flusher.doctor.finding import Finding
 from flusher.schedule.cron import daemon_runs
 from flusher.schedule.method import stale
-from flusher.schedule.planner import look_at_all
+from flusher.schedule.planner import look_at_all, tool
 from flusher.schedule.timetable import entry_name
-from flusher.text import tool
 from spool.consent.identity import consent
 from spool.consent.rule import is_set
 from spool.errors import ConfigurationError, SpoolError

@@ -16,15 +16,14 @@ from spool.home.paths import Paths
 from spool.queue.disk import sqlite_facts
 from spool.settings import VERSION
 
-__all__ = ["LONGEST", "Finding", "State", "as_object", "exit_code"]
+__all__ = ["Finding", "State", "as_object", "exit_code"]
 
 State = Literal["ok", "warn", "fail"]
 
 # What only the other end, or the network, can mend: events wait meanwhile.
 _DESTINATION = {"server", "delivery", "flusher"}
 _CONFIGURATION, _UNREACHABLE = 2, 75
-# Characters of a line that are shown.
-LONGEST = 2_000
+_LONGEST = 2_000
 _PACKAGES = ("diskcache", "filelock", "posthog", "python-crontab", "requests", "typer")
 
 
@@ -58,7 +57,7 @@ def as_object(findings: Sequence[Finding], app: str, paths: Paths, env: Mapping[
     def clean(text: str | None) -> str | None:
         # The home first: it may lie anywhere, and its name may be that of a person.
         short = None if text is None else text.replace(str(paths.home), f"~/.{app}")
-        return short and redact(short, secrets=secrets, home=user_home, user=user, limit=LONGEST)
+        return short and redact(short, secrets=secrets, home=user_home, user=user, limit=_LONGEST)
 
     return {
         "exit_code": exit_code(findings),
