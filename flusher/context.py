@@ -118,7 +118,7 @@ class Observer:
 class Context:
     """What a run works with: the spool, the world around it, when to stop, and what it leaves to tell.
 
-    `account` is that at the end of the run. `started_by` is as in `flusher.journal.Entry`.
+    `account` is that at the end of the run. `started_by` is as in `flusher.journal.LoggedRun`.
     """
 
     app: str

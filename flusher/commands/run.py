@@ -58,7 +58,7 @@ def run_command(  # noqa: PLR0913 - the options of the contract
         paths=paths,
         options=Options(max_seconds, max_events, max_retries, batch_size, force, host, key, dry_run),
         started_by=_starter(detached=detached),
-        observer=Observer() if quiet or as_json else _watcher(),
+        observer=Observer() if quiet or as_json else _observer(),
     )
     _stop_on_signals(work)
     work.stop.wait(work.rng.uniform(0.0, spread))
@@ -109,7 +109,7 @@ def _starter(*, detached: bool) -> str:
     return "person" if sys.stderr is not None and sys.stderr.isatty() else "script"
 
 
-def _watcher() -> Observer:
+def _observer() -> Observer:
     """Give a progress bar on a terminal, and nobody where one of the streams is none."""
     streams = (sys.stdout, sys.stderr)
     if os.environ.get("TERM") == "dumb" or not all(stream is not None and stream.isatty() for stream in streams):

@@ -60,8 +60,8 @@ class Drain:
         # Halves of a batch that was rejected go before everything else.
         self._halves: list[list[Stored]] = []
         self._ahead: list[Stored] | None = None
-        # Dead by this run.
-        self._buried: set[int] = set()
+        # The numbers of those that this run made dead letters.
+        self._rejected: set[int] = set()
 
     def run(self) -> tuple[Result, str, float | None]:
         """Give how it ended: a result, its reason, and Retry-After in seconds where there was one."""
@@ -74,7 +74,7 @@ class Drain:
                     self._unsettled += batch
                 elif verdict.action is Action.SPLIT:
                     if self._rejects_everything(batch):
-                        self._revive()
+                        self._put_back()
                         return Result.REFUSED, f"PostHog rejects every event: {verdict.reason}", None
                     self._split(batch, verdict.reason)
                 else:
@@ -141,7 +141,7 @@ class Drain:
             self._halves += [batch[middle:], batch[:middle]]
         else:
             self._context.report.rejected += self._queue.settle([], [(batch[0], reason)])
-            self._buried.add(batch[0].number)
+            self._rejected.add(batch[0].number)
             self._context.observer.settled(1)
 
     def _rejects_everything(self, batch: list[Stored]) -> bool:
@@ -151,11 +151,11 @@ class Drain:
         """
         report = self._context.report
         accepted = report.delivered + len(self._unsettled)
-        return len(batch) == 1 and accepted == 0 and len(self._buried) >= _MOST_REJECTED
+        return len(batch) == 1 and accepted == 0 and len(self._rejected) >= _MOST_REJECTED
 
-    def _revive(self) -> None:
+    def _put_back(self) -> None:
         """Put this run's dead letters back: it was not them."""
-        letters = [letter for letter in self._queue.dead() if letter.number in self._buried]
+        letters = [letter for letter in self._queue.dead() if letter.number in self._rejected]
         self._context.report.rejected -= self._queue.retry_dead(letters)
 
     def _settle(self) -> None:

@@ -84,7 +84,7 @@ class Facts:
     status: Status
     waiting: Letters
     dead: Letters
-    runs: list[journal.Entry]
+    runs: list[journal.LoggedRun]
 
     @property
     def sent_by_event(self) -> Counter[str]:
@@ -118,7 +118,7 @@ def gather_facts(app: str, paths: Paths, env: Mapping[str, str], queue: Queue) -
         status=collect(app, paths, env),
         waiting=_counted(waiting(paths, queue)),
         dead=_counted(dead(queue)),
-        runs=journal.entries(paths)[::-1],
+        runs=journal.logged_runs(paths)[::-1],
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from flusher.delivery.counts import DELAYS, DeliveryCounts
-from flusher.journal import MOST_BYTES, Entry, append, entries
+from flusher.journal import MOST_BYTES, LoggedRun, append, logged_runs
 from spool import Telemetry
 from spool.home.paths import Paths
 from spool.queue.transaction import Stored
@@ -67,12 +67,12 @@ def test_a_line_tells_what_the_run_told(home: Path, server: LocalPostHog) -> Non
     log = home / "spool" / "flush.log"
     assert log.stat().st_mode & 0o777 == 0o600
     assert "NOT-IN-THE-LOG" not in log.read_text()
-    assert [asdict_of(entry) for entry in entries(Paths(home))] == told
+    assert [asdict_of(entry) for entry in logged_runs(Paths(home))] == told
 
 
-def asdict_of(entry: Entry) -> dict[str, Any]:
+def asdict_of(entry: LoggedRun) -> dict[str, Any]:
     """Give an entry's fields as the file holds them."""
-    return {name: getattr(entry, name) for name in Entry.__slots__}
+    return {name: getattr(entry, name) for name in LoggedRun.__slots__}
 
 
 def test_losses_are_told_as_they_stood(home: Path, server: LocalPostHog) -> None:
@@ -173,7 +173,7 @@ def test_a_log_that_can_not_be_written_changes_nothing_of_the_run(way: str, home
     assert len(server.accepted) == 2
     if "link" in way:
         assert (home / "spool" / "elsewhere").read_text() == "mine\n"
-    assert entries(Paths(home)) == []
+    assert logged_runs(Paths(home)) == []
     assert flush(home, "report").returncode == 0
 
 
@@ -181,12 +181,12 @@ def test_the_log_is_bounded_and_keeps_the_newer_half(home: Path, server: LocalPo
     """Over the limit whole lines of the newer half stay, and the run's own."""
     spool_events(home, server.url, "a")
     paths = Paths(home)
-    append(paths, Entry(started_at="2026-11-23T12:00:00+00:00", reason="x" * 100))
+    append(paths, LoggedRun(started_at="2026-11-23T12:00:00+00:00", reason="x" * 100))
     line = json.loads(paths.flush_log.read_text())
     older = [json.dumps({**line, "requests": number}) for number in range(MOST_BYTES // 400)]
     paths.flush_log.write_text("\n".join(older) + "\n")
     assert flush_json(home)["delivered"] == 2
-    told = entries(paths)
+    told = logged_runs(paths)
     assert MOST_BYTES // 4 < paths.flush_log.stat().st_size < MOST_BYTES
     assert told[-1].delivered == 2
     numbers = [entry.requests for entry in told[:-1]]
@@ -229,11 +229,11 @@ def test_lines_that_do_not_read_are_passed_over(paths: Paths) -> None:
     for line in UNSOUND.values():
         with paths.flush_log.open("ab") as file:
             file.write(line.encode("latin-1"))
-        append(paths, Entry(started_at="2026-11-23T12:00:00+00:00"))
-    assert len(entries(paths)) == len(UNSOUND)
+        append(paths, LoggedRun(started_at="2026-11-23T12:00:00+00:00"))
+    assert len(logged_runs(paths)) == len(UNSOUND)
     newer = f'{SOUND}, "what a later version tells": 1, "delivered": 3}}'
     paths.flush_log.write_text(newer + "\n")
-    (entry,) = entries(paths)
+    (entry,) = logged_runs(paths)
     assert (entry.delivered, entry.requests) == (3, 0)
 
 

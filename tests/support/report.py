@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
-from flusher.journal import Entry
+from flusher.journal import LoggedRun
 from spool import Telemetry
 from tests.support.local_posthog import LocalPostHog, status
 from tests.support.processes import KEY, flush_json
@@ -83,6 +83,6 @@ def spool_hostile(home: Path, server: LocalPostHog, elsewhere: str) -> None:
     assert flush_json(home)["rejected"] == 2
     server.behave()
     spool_events(home, server.url, *names, field=names[0], more={name: [name] for name in names})
-    line = Entry(started_at=datetime.now(UTC).isoformat(), result=names[1], reason=names[3], started_by=names[2])
-    fields = {name: getattr(line, name) for name in Entry.__slots__}
+    line = LoggedRun(started_at=datetime.now(UTC).isoformat(), result=names[1], reason=names[3], started_by=names[2])
+    fields = {name: getattr(line, name) for name in LoggedRun.__slots__}
     (home / "spool" / "flush.log").write_text(json.dumps({**fields, "sent": dict.fromkeys(names, 2)}) + "\n")
