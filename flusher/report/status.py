@@ -70,13 +70,13 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
     """
     problem: str | None = None
     account, beside = Account(), 0
-    try:
-        with closing(open_queue(paths)) as queue:
+    with closing(open_queue(paths)) as queue:
+        try:
             account = queue.account()
             known = queue.absorbed_names() if account.captured else set()
             beside = sum(path.name not in known for path in aside.files(paths))
-    except SpoolError as error:
-        problem = str(error)
+        except SpoolError as error:
+            problem = str(error)
     oldest = account.oldest_at
     return Status(
         identity=consent(app, paths, env).identity,
