@@ -107,6 +107,14 @@ def remove(app: str, paths: Paths) -> tuple[Installed, ...]:
     return tuple(gone.values())
 
 
+def tool(app: str, paths: Paths, env: Mapping[str, str]) -> str:
+    """Give `ktx-flush` with `--app` and `--home` where it would look elsewhere without them, for a person to copy."""
+    words = ["ktx-flush"] + (["--app", app] if app != "ktx" else [])
+    if paths.home != resolve_home(app, None, env):
+        words += ["--home", str(paths.home)]
+    return shlex.join(words)
+
+
 def _methods() -> tuple[Method, ...]:
     return Launchd(), Systemd(), Cron()
 
@@ -123,14 +131,6 @@ def _chosen(name: str | None) -> Method:
             f"{'; '.join(str(reason) for _method, reason in reasons)}; nothing was changed: use another scheduler"
         )
     return usable
-
-
-def tool(app: str, paths: Paths, env: Mapping[str, str]) -> str:
-    """Give `ktx-flush` with `--app` and `--home` where it would look elsewhere without them, for a person to copy."""
-    words = ["ktx-flush"] + (["--app", app] if app != "ktx" else [])
-    if paths.home != resolve_home(app, None, env):
-        words += ["--home", str(paths.home)]
-    return shlex.join(words)
 
 
 # Cron knows minutes only: without this, every install that shares a minute would strike in its first second.
