@@ -116,7 +116,7 @@ class Observer:
 
 @dataclass(slots=True)
 class Context:
-    """What a run works with: the spool, the world around it, when to stop, and what it leaves to tell.
+    """What a run works with: the spool, the environment, clock and chance, when to stop; and what it leaves to tell.
 
     `account` is that at the end of the run. `started_by` is as in `flusher.journal.LoggedRun`.
     """

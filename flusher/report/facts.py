@@ -17,7 +17,7 @@ from flusher.text import printable
 from spool.home.paths import Paths
 from spool.queue.queue import Queue
 
-__all__ = ["Facts", "Letters", "Payload", "by_time", "gather_facts"]
+__all__ = ["EventGroup", "Facts", "Payload", "by_time", "gather_facts"]
 
 # A person reads some of them; a browser opens some megabytes without a thought.
 _MOST_PAYLOADS = 200
@@ -41,7 +41,7 @@ class Payload:
 
 
 @dataclass(slots=True)
-class Letters:
+class EventGroup:
     """Events of one kind: counts of all, the payloads of the first of them."""
 
     total: int = 0
@@ -82,8 +82,8 @@ class Facts:
     home: str
     made_at: datetime
     status: Status
-    waiting: Letters
-    dead: Letters
+    waiting: EventGroup
+    dead: EventGroup
     runs: list[journal.LoggedRun]
 
     @property
@@ -122,8 +122,8 @@ def gather_facts(app: str, paths: Paths, env: Mapping[str, str], queue: Queue) -
     )
 
 
-def _counted(found: Iterable[Letter]) -> Letters:
-    letters = Letters()
+def _counted(found: Iterable[Letter]) -> EventGroup:
+    letters = EventGroup()
     for letter in found:
         letters.add(letter)
     return letters
