@@ -216,7 +216,7 @@ class Telemetry:
         return redact(text, secrets=self._secrets, home=home, user=user, typed=self._typed())
 
     def _typed(self) -> frozenset[str]:
-        from spool.exception.typed_words import typed_words  # noqa: PLC0415 - only when something went wrong
+        from spool.exception.redaction import typed_words  # noqa: PLC0415 - only when something went wrong
 
         interpreters = getattr(sys, "argv", None) or []  # an embedded one may have none
         return typed_words([*interpreters[1:], *self.arguments], self.declared)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from spool.command.command_line import Asked, long_name
-from spool.command.outcome import is_clicks, is_control_flow, outcome_of
+from spool.exception.outcome import is_clicks, is_control_flow, outcome_of
 
 __all__ = ["Watch"]
 

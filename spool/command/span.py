@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from spool.command.outcome import OUTCOMES, Outcome, cause_of, is_usage, outcome_of
 from spool.errors import InvalidEventError, SpoolError
+from spool.exception.outcome import OUTCOMES, Outcome, cause_of, is_usage, outcome_of
 
 if TYPE_CHECKING:
     from spool.command.span_file import OpenSpan

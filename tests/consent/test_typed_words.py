@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spool.exception.redaction import redact
-from spool.exception.typed_words import typed_words
+from spool.exception.redaction import redact, typed_words
 from tests.support.forks import run_forked
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import flush_json
