@@ -104,7 +104,7 @@ class Captured(Sequence[Event]):
         names = set(self._known())
         if names and event not in names:
             from spool.catalogue import OWN_EVENTS  # noqa: PLC0415 - msgspec, loaded by the catalogue
-            from spool.event.schema import suggestion  # noqa: PLC0415 - with it
+            from spool.catalogue.schema import suggestion  # noqa: PLC0415 - with it
 
             if event in OWN_EVENTS:
                 return

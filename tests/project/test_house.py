@@ -32,7 +32,12 @@ IMPORTERS = {
     "markupsafe": {"flusher/report/page.py"},  # jinja2's own word for text that is HTML already
     # Catalogues are msgspec classes: ours, a host's base class, and what is read out of the classes. The flusher reads
     # two fields of each event by one.
-    "msgspec": {"flusher/delivery/counts.py", "spool/catalogue.py", "spool/ktx_events.py", "spool/event/schema.py"},
+    "msgspec": {
+        "flusher/delivery/counts.py",
+        "spool/catalogue/__init__.py",
+        "spool/catalogue/schema.py",
+        "spool/ktx_events.py",
+    },
     "posthog": {"flusher/delivery/wire.py"},
     "requests": {"flusher/delivery/wire.py"},  # posthog takes a session of it
     # The guard kit is a plugin of pytest, loaded by pytest alone; the session check is a part of its own.

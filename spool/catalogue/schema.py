@@ -2,6 +2,10 @@
 
 Only what the events of a catalogue need. The verdict is that of ajv and zod on the JSON that is written:
 3.0 is a whole number, True is no number, the length of a text is counted in code points.
+
+msgspec writes JSON Schema too, but sorts the choices of a Literal, gives them no type and a single one no `const`,
+takes dict[int, str] for an object of texts, refers to nested objects by name and tells no field's name when it
+refuses: to mend all that takes more lines than to read the classes here.
 """
 
 from __future__ import annotations

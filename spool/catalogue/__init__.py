@@ -6,7 +6,7 @@
 
     CATALOGUE = Catalogue(ReportWritten)  # the event `report_written`
 
-The check judges by the JSON Schema that is derived from the classes (spool/event/schema.py). Only a host with a
+The check judges by the JSON Schema that is derived from the classes (spool/catalogue/schema.py). Only a host with a
 catalogue imports this module: it loads msgspec.
 """
 
@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, dataclass_transform
 
 from msgspec import UNSET, Meta, Struct, StructMeta, UnsetType, field
 
+from spool.catalogue.schema import DIALECT, Schema, complaint, plain, printable, struct_schema, suggestion
 from spool.errors import InvalidEventError
-from spool.event.schema import DIALECT, Schema, complaint, plain, printable, struct_schema, suggestion
 
 __all__ = ["COMMON", "OWN_EVENTS", "UNSET", "Catalogue", "Common", "Event", "Meta", "UnsetType", "name_of"]
 
