@@ -287,8 +287,8 @@ logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
 logging.getLogger("posthog").setLevel(logging.DEBUG)
 """
 SDK = """
-from posthog.request import batch_post
-batch_post("phc_test", sys.argv[2], batch=[{"event": "e", "distinct_id": "d", "note": "CANARY-4711"}])
+from posthog.request import post
+post("phc_test", sys.argv[2], path="/batch/", batch=[{"event": "e", "distinct_id": "d", "note": "CANARY-4711"}])
 """
 
 
