@@ -229,6 +229,8 @@ def medians(results: Mapping[str, list[Spent]], base: str) -> dict[str, tuple[fl
 
 def machine() -> dict[str, Any]:
     """Say in a few words where this ran, and how many processes wanted a processor in the last minute."""
+    if sys.platform == "win32":
+        sys.exit("the programs are started with posix_spawn")
     processor = platform.processor() or platform.machine()
     with suppress(OSError):  # Linux alone has it
         lines = Path("/proc/cpuinfo").read_text().splitlines()

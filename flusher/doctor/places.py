@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ def look_at_home(home: Path) -> Home:
     """Give the home as it stands."""
     try:
         status = os.stat(home)
-        read_only = bool(os.statvfs(home).f_flag & os.ST_RDONLY) if hasattr(os, "statvfs") else False
+        read_only = sys.platform != "win32" and bool(os.statvfs(home).f_flag & os.ST_RDONLY)
     except OSError:
         return Home(str(home), None)
     return Home(
@@ -32,7 +33,7 @@ def look_at_home(home: Path) -> Home:
 
 
 def _mine(status: os.stat_result) -> bool:
-    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return sys.platform == "win32" or status.st_uid == os.geteuid()
 
 
 def places(paths: Paths) -> Iterator[Place]:

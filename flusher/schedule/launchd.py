@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import plistlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,4 +102,6 @@ def _timetable(fields: Mapping[str, Any]) -> Timetable:
 
 
 def _domain() -> str:
+    if sys.platform == "win32":
+        raise ConfigurationError("launchd is macOS's")
     return f"gui/{os.getuid()}"

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from spool.queue.queue import Queue
 from tests.support.damage import REFUSED, Before, check, fill, go_on, quarantined, sql, text
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import SILENT, flush, run_python, status
+
+if sys.platform == "win32":
+    pytest.skip("processes are killed and stopped here by POSIX signals", allow_module_level=True)
 
 FLIPS = 40
 # Opening finds it, and everything can be salvaged.

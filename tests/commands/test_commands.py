@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from tests.support.forks import run_forked
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import environment, flush_json, run_python, start_python
 from tests.support.ways import ENDS, HEAD, HOSTS, KILLED, LOADED, expected, host_code
+
+if sys.platform == "win32":
+    pytest.skip("processes are killed and stopped here by POSIX signals", allow_module_level=True)
 
 
 def state(home: Path) -> Status:

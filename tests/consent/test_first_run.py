@@ -75,6 +75,8 @@ def test_on_a_terminal_the_notice_is_dim_unless_colour_is_unwanted(
     variable: dict[str, str], dim: bool, home: Path, server: LocalPostHog
 ) -> None:
     """A real pseudo-terminal on stderr."""
+    if sys.platform == "win32":
+        pytest.skip("no pseudo-terminals here")
     ours, theirs = pty.openpty()
     env = {name: value for name, value in environment(TERM="xterm").items() if name != "NO_COLOR"} | variable
     subprocess.run([sys.executable, "-c", FIRST, home, server.url], env=env, stderr=theirs, stdout=subprocess.DEVNULL,

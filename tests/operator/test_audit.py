@@ -186,6 +186,8 @@ def test_what_stands_in_the_ledgers_place_is_left_alone(kind: str, home: Path, p
     if kind == "folder":
         paths.emitted.mkdir()
     elif kind == "fifo":
+        if sys.platform == "win32":
+            pytest.skip("no pipes with names here")
         os.mkfifo(paths.emitted)
     else:
         paths.emitted.symlink_to(target)

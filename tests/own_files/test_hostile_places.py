@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from tests.support.host import NOBODY, Host, all_arrive
 from tests.support.local_posthog import LocalPostHog
 from tests.support.mounts import NEEDS_ROOT, remount, tmpfs
 from tests.support.processes import flush, run_python, status
+
+if sys.platform == "win32":
+    pytest.skip("files have owners and modes here as POSIX knows them", allow_module_level=True)
 
 # -- disks --------------------------------------------------------------------------------------------------
 

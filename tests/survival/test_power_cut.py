@@ -11,6 +11,7 @@ import random
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,9 @@ from tests.support.local_posthog import LocalPostHog, accept_then_hang
 from tests.support.mounts import NEEDS_EXT4, commit_journal, cut_power, make_image, mounted_image
 from tests.support.processes import run_python, start_python, status
 from tests.support.stoppable import Writer, stop, wait_until, writing
+
+if sys.platform == "win32":
+    pytest.skip("processes are killed and stopped here by POSIX signals", allow_module_level=True)
 
 pytestmark = [pytest.mark.root, NEEDS_EXT4]
 
