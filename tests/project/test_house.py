@@ -67,10 +67,11 @@ IMPORTERS = {
 # that the host's own app came from.
 FOR_HOSTS = {"diskcache", "filelock", "msgspec", "pytest"}
 
-# Read by no module of ours: hosts call them, pytest or typer does.
+# Read by no module of ours: hosts call them, pytest, typer or requests does.
 CALLED_FROM_OUTSIDE = {
     *("capture_exception", "hide", "json_schema", "mark_expected", "none", "opted_out"),  # by hosts and their tests
     "_make",  # by a named tuple's `_replace`
+    "get_redirect_target",  # by requests, of our session
     *("pytest_addoption", "pytest_configure", "pytest_testnodedown"),
     *("pytest_sessionfinish", "pytest_terminal_summary"),
     *("run_command", "status_command", "enable_command", "disable_command"),  # typer's decorator takes them
