@@ -42,8 +42,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "scripts" / "bench_peers"
 VENV = ROOT / ".bench" / "venv"
 PYTHON = VENV / "bin" / "python"
-# What the environment holds beside the project itself, whose constraints give posthog, diskcache and typer.
-INSTALLED = ("persist-queue==1.1.0", "litequeue==0.9", "azure-cli-telemetry==1.1.0")
+# What the environment holds beside the project itself, whose constraints give posthog, diskcache, filelock and typer.
+INSTALLED = ("persist-queue==1.1.0", "sqlite-utils==4.2.1", "flask==3.1.3", "httpie==3.2.4")
 
 
 # What is installed was compiled when it was; without this a checkout would be compiled at every start.
