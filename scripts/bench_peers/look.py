@@ -80,7 +80,8 @@ def launch(home: str) -> dict[str, float]:
     from spool.home.paths import Paths
     from spool.launch.start import launch_if_due
 
-    Telemetry("bench", "1.0.0", "phc_bench", home=home, flush="never").capture("work_done", PROPERTIES)
+    telemetry = Telemetry("bench", "1.0.0", "phc_bench", os.environ["BENCH_HOST"], home, flush="never")
+    telemetry.capture("work_done", PROPERTIES)
     paths = Paths(Path(home))
     (paths.spool / "launched").unlink(missing_ok=True)
     started, cpu = time.perf_counter(), time.process_time()
