@@ -27,7 +27,7 @@ NOWHERE = "http://127.0.0.1:9"
 PROGRAMS = {
     "sqlite-utils": ("tables", "{folder}/x.db"),
     "flask": ("--app", "{folder}/app.py", "routes"),
-    "http": ("--ignore-stdin", "--offline", "POST", "example.org", "a=b"),
+    "httpie": ("--ignore-stdin", "--offline", "POST", "example.org", "a=b"),
 }
 
 

@@ -17,7 +17,7 @@ from scripts.bench_peers.sample_event import PROPERTIES
 ENTRIES = {
     "sqlite-utils": ("sqlite_utils.cli", "cli"),
     "flask": ("flask.cli", "cli"),
-    "http": ("httpie.__main__", "main"),
+    "httpie": ("httpie.__main__", "main"),
 }
 
 
