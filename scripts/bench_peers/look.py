@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import typer  # noqa: F401 - the host has it loaded before
 
-from scripts.bench_peers.sample_event import PROPERTIES
+from scripts.bench_peers.sample_event import PROPERTIES, TEXT
 
 
 def importing() -> dict[str, float]:
@@ -45,7 +45,7 @@ def opening(home: str) -> dict[str, float]:
 
     with TemporaryDirectory() as other:  # loads the modules
         queue = Queue(Paths(Path(other)))
-        queue.append("{}")
+        queue.append(TEXT)
         queue.account()
         queue.close()
     queue = Queue(Paths(Path(home)))
