@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from spool import Telemetry
-from tests.delivery.test_delivery import spool_events
+from tests.support.captures import spool_events
 from tests.support.local_posthog import (
     Answer,
     LocalPostHog,

@@ -248,7 +248,7 @@ def test_every_sentence_of_the_page_is_shown_by_tests_that_exist() -> None:
     said = [line.removeprefix("- ") for line in PAGE.splitlines() if line and line[0] not in "#|"]
     assert said == list(SHOWN)
     assert [line for line in said if re.search(r"[.?!] +[A-Z`]", line)] == []
-    trees = (ast.parse(path.read_bytes()) for path in (ROOT / "tests").glob("test_*.py"))
+    trees = (ast.parse(path.read_bytes()) for path in (ROOT / "tests").rglob("test_*.py"))
     there = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     assert {name for names in SHOWN.values() for name in names} - there == set()
 

@@ -16,25 +16,17 @@ import pytest
 
 from flusher.delivery.counts import DELAYS, Tally
 from flusher.journal import MOST_BYTES, Entry, append, entries
-from spool import Telemetry
 from spool.home.paths import Paths
 from spool.queue.transaction import Stored
 from spool.settings import VERSION
+from tests.support.captures import spool_named
 from tests.support.local_posthog import LocalPostHog, hang
-from tests.support.processes import KEY, environment, flush, flush_json, run_python, status
+from tests.support.processes import environment, flush, flush_json, run_python, status
 
 FIELDS = (
     "delivered", "rejected", "remaining", "recovered_spans", "absorbed", "expired", "requests", "seconds", "result",
     "next_attempt", "reason", "exit_code",
 )  # fmt: skip
-
-
-def spool_events(home: Path, url: str, *names: str) -> list[str]:
-    """Capture an event of each name; gives their uuids."""
-    telemetry = Telemetry("ktx", "1", KEY, url, home, flush="never")
-    receipts = [telemetry.capture(name, {"secret": "NOT-IN-THE-LOG"}) for name in names]
-    telemetry.close()
-    return [str(receipt.uuid) for receipt in receipts]
 
 
 def lines(home: Path) -> list[dict[str, Any]]:
@@ -46,12 +38,12 @@ def lines(home: Path) -> list[dict[str, Any]]:
 
 def test_a_line_tells_what_the_run_told(home: Path, server: LocalPostHog) -> None:
     """Delivered, rejected, not reached, backing off: the numbers of `run --json`, and what it sent; private."""
-    spool_events(home, server.url, "scan", "scan", "ingest")
-    (bad,) = spool_events(home, server.url, "bad")
+    spool_named(home, server.url, "scan", "scan", "ingest", text="NOT-IN-THE-LOG")
+    (bad,) = spool_named(home, server.url, "bad", text="NOT-IN-THE-LOG")
     server.reject(bad)
     began = datetime.now(UTC)
     reports = [flush_json(home, "run")]
-    spool_events(home, server.url, "scan")
+    spool_named(home, server.url, "scan", text="NOT-IN-THE-LOG")
     reports.append(flush_json(home, "run", "--host", "http://127.0.0.1:9", "--max-retries", "0"))
     reports.append(flush_json(home, "run"))
     assert [report["exit_code"] for report in reports] == [3, 75, 0]
@@ -77,9 +69,9 @@ def asdict_of(entry: Entry) -> dict[str, Any]:
 
 def test_losses_are_told_as_they_stood(home: Path, server: LocalPostHog) -> None:
     """By cause, those of the whole install: two lines tell what was lost between them."""
-    spool_events(home, server.url, "a", "b")
+    spool_named(home, server.url, "a", "b", text="NOT-IN-THE-LOG")
     flush_json(home, "purge", "--yes")
-    spool_events(home, server.url, "c")
+    spool_named(home, server.url, "c", text="NOT-IN-THE-LOG")
     assert flush_json(home)["exit_code"] == 0
     assert lines(home)[-1]["losses"] == status(home)["losses"] == {"purged": 3}
 
@@ -104,7 +96,7 @@ def test_who_is_off_looks_only_or_has_no_spool_leaves_no_line(home: Path, server
     """Off by a variable, off by the file, a dry run, a fresh machine."""
     assert flush_json(home)["exit_code"] == 0
     assert not home.exists()
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a", text="NOT-IN-THE-LOG")
     assert flush_json(home, env=environment(DO_NOT_TRACK="1"))["result"] == "telemetry off"
     flush_json(home, "run", "--dry-run")
     (home / "telemetry.json").write_text("?")
@@ -115,7 +107,7 @@ def test_who_is_off_looks_only_or_has_no_spool_leaves_no_line(home: Path, server
 @pytest.mark.parametrize("way", ["disable", "file"])
 def test_opting_out_deletes_the_log_and_the_report(way: str, home: Path, server: LocalPostHog) -> None:
     """Both tell of events; what a killed process left half written goes as well."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a", text="NOT-IN-THE-LOG")
     flush_json(home)
     spool = home / "spool"
     for name in ("report.html", ".report.html.77.0a1b2c3d", ".flush.log.77.0a1b2c3d"):
@@ -133,7 +125,7 @@ def test_opting_out_deletes_the_log_and_the_report(way: str, home: Path, server:
 
 def test_an_opt_out_during_a_run_leaves_no_line(home: Path, server: LocalPostHog) -> None:
     """The run ends after `disable` deleted everything, and writes nothing anew."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a", text="NOT-IN-THE-LOG")
     server.always(hang(60))
     with subprocess.Popen([sys.executable, "-m", "flusher", "--home", str(home)], env=environment()) as run:
         deadline = time.monotonic() + 30
@@ -166,7 +158,7 @@ IN_THE_WAY: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("way", IN_THE_WAY)
 def test_a_log_that_can_not_be_written_changes_nothing_of_the_run(way: str, home: Path, server: LocalPostHog) -> None:
     """All is delivered, exit 0, no word of it; what stands in the way stays as it is, and the report is made."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a", text="NOT-IN-THE-LOG")
     IN_THE_WAY[way](home / "spool" / "flush.log")
     done = flush(home, "run", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -179,7 +171,7 @@ def test_a_log_that_can_not_be_written_changes_nothing_of_the_run(way: str, home
 
 def test_the_log_is_bounded_and_keeps_the_newer_half(home: Path, server: LocalPostHog) -> None:
     """Over the limit whole lines of the newer half stay, and the run's own."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a", text="NOT-IN-THE-LOG")
     paths = Paths(home)
     append(paths, Entry(started_at="2026-11-23T12:00:00+00:00", reason="x" * 100))
     line = json.loads(paths.flush_log.read_text())
@@ -196,7 +188,7 @@ def test_the_log_is_bounded_and_keeps_the_newer_half(home: Path, server: LocalPo
 
 def test_lines_of_many_runs_at_once_are_whole(home: Path, server: LocalPostHog) -> None:
     """One delivers, the others find it at work or nothing to do; each leaves its line."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a", text="NOT-IN-THE-LOG")
     command = [sys.executable, "-m", "flusher", "--home", str(home), "run", "--quiet"]
     runs = [subprocess.Popen(command, env=environment()) for _ in range(5)]
     assert [run.wait(timeout=60) for run in runs] == [0] * 5

@@ -125,7 +125,7 @@ def test_a_flusher_does_not_hold_the_working_folder_or_the_terminal(
     fields = (child / "stat").read_text().rsplit(")", 1)[1].split()
     assert int(fields[3]) != os.getsid(0)
     assert not Path(f"/proc/{fields[3]}").exists(), "the session has a leader, which could get a terminal"
-    assert int(fields[16]) == 10
+    assert int(fields[16]) == max(10, min(19, os.nice(0) + 10)), "ten steps back from where the host stands"
     names = {pair.split("=")[0] for pair in (child / "environ").read_text().split("\0") if pair}
     assert GUARD in names
     server.behave()
