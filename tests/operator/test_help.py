@@ -22,7 +22,7 @@ from spool.queue.queue import Queue
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, environment
 
-# Changes the machine's own tables: tests/test_schedule*.py run it against tables of their own.
+# Changes the machine's own tables: tests/starting/test_schedule*.py run it against tables of their own.
 ELSEWHERE = ("schedule",)
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
