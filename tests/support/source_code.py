@@ -156,10 +156,9 @@ def foreign_private(tree: ast.Module, ours: set[str]) -> Iterator[str]:
             if node.attr not in ours or _root(node) in standard:
                 yield node.attr
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _BY_NAME:
-            _object, name_node, *_rest = node.args
-            if isinstance(name_node, ast.Constant) and _is_private(str(name_node.value)):
-                name = str(name_node.value)
-                if name not in ours or _root(_object) in standard:
+            for word in node.args[1:2]:
+                name = str(word.value) if isinstance(word, ast.Constant) else ""
+                if _is_private(name) and (name not in ours or _root(node.args[0]) in standard):
                     yield name
 
 
