@@ -1,4 +1,8 @@
-"""Take the aside files into the queue, each once, also when killed in the middle."""
+"""Take the aside files into the queue, each once, also when killed in the middle.
+
+Of a host's catalogue a flusher knows the name that stands in destination.json, and judges by those that this package
+brings. It imports no module of a host: whoever can write below the home could run code by it.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,27 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from flusher.catalogues import complaint
+from spool.beside import aside, loss_notes
 from spool.consent import first_run
 from spool.errors import EventTooLargeError, InvalidEventError, SpoolError
-from spool.event.build import check_stored, normalise
-from spool.fallback import aside
-from spool.fallback import loss_notes as tally
+from spool.event import check_stored, normalise
 from spool.home.files import private_folder, read_bounded, write_new
 from spool.home.paths import Paths
 from spool.queue.queue import CHUNK, REFUSED, Queue
 from spool.settings import MOST_EVENT_BYTES
 
-__all__ = ["Taken", "absorb"]
+__all__ = ["Taken", "absorb", "chunks"]
 
 # What will not read better tomorrow: a folder, a link, a file larger than any event.
 _NEVER = {errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO}
 _STALE_S = 24 * 3600.0
 _CHUNK_BYTES = 8 * 1024 * 1024
+
+_Item = TypeVar("_Item")
 
 
 class Taken(NamedTuple):
@@ -56,9 +60,8 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None, catalogue:
             _remove(paths.aside / name)
     queue.forget_absorbed()
     total = rejected = 0
-    waiting = aside.files(paths)
-    for chunk in _chunks(waiting):
-        taken = _absorb_chunk(paths, queue, chunk, catalogue)
+    for chunk in chunks(_sized(aside.files(paths)), lambda file: file[1], _CHUNK_BYTES):
+        taken = _absorb_chunk(paths, queue, [path for path, _size in chunk], catalogue)
         total, rejected = total + taken.events, rejected + taken.rejected
     _absorb_notes(paths, queue)
     queue.forget_absorbed()
@@ -66,19 +69,25 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None, catalogue:
     return Taken(total, rejected)
 
 
-def _chunks(waiting: list[Path]) -> Iterator[list[Path]]:
-    """Cut the files into as many as one transaction, and one process's memory, should take."""
-    chunk: list[Path] = []
+def chunks(items: Iterable[_Item], size_of: Callable[[_Item], int], most_bytes: int) -> Iterator[list[_Item]]:
+    """Cut items into as many as one transaction, and one process's memory, should take."""
+    chunk: list[_Item] = []
     size = 0
-    for path in waiting:
-        with contextlib.suppress(FileNotFoundError):
-            size += os.lstat(path).st_size
-            chunk.append(path)
-        if len(chunk) >= CHUNK or size >= _CHUNK_BYTES:
+    for item in items:
+        chunk.append(item)
+        size += size_of(item)
+        if len(chunk) >= CHUNK or size >= most_bytes:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _sized(files: Iterable[Path]) -> Iterator[tuple[Path, int]]:
+    """Give each file with its size; one that is gone is left out."""
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            yield path, os.lstat(path).st_size
 
 
 def _remove(path: Path) -> None:
@@ -96,13 +105,13 @@ def _sweep(paths: Paths) -> None:
 def _absorb_notes(paths: Paths, queue: Queue) -> None:
     """Claim each note first, so that its process begins another, then count it once."""
     claimed = []
-    for path in tally.notes(paths):
-        target = path if path.name.endswith(tally.CLAIMED) else path.with_name(path.name + tally.CLAIMED)
+    for path in loss_notes.notes(paths):
+        target = path if path.name.endswith(loss_notes.CLAIMED) else path.with_name(path.name + loss_notes.CLAIMED)
         with contextlib.suppress(FileNotFoundError):  # renamed by its process meanwhile: next time
             os.rename(path, target)
             claimed.append(target)
     if claimed:
-        queue.absorb_losses({path.name: note for path in claimed if (note := tally.parse(path.name))})
+        queue.absorb_losses({path.name: note for path in claimed if (note := loss_notes.parse(path.name))})
     for path in claimed:
         os.unlink(path)
 
@@ -134,13 +143,28 @@ def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path], catalogue: str 
     return Taken(new, len(rejected))
 
 
-def _event_of(path: Path, catalogue: str | None) -> tuple[str, str | None]:
+def _event_of(path: Path, catalogue: str | None) -> tuple[str, str]:
     """Give an event's text as the queue wants it, and what the catalogue has against it."""
     message = check_stored(read_bounded(path, MOST_EVENT_BYTES, follow=False).decode())
     text = normalise(message)
     if len(text) > MOST_EVENT_BYTES:
         raise EventTooLargeError(f"{len(text)} bytes as ASCII, and {MOST_EVENT_BYTES} are the limit")
-    return text, complaint(catalogue, message)
+    return text, _complaint(catalogue, message)
+
+
+def _complaint(catalogue: str | None, message: Mapping[str, Any]) -> str:
+    """Say what the catalogue of this name has against a sound event; empty where nothing, or it is not known."""
+    if catalogue != "ktx":
+        return ""
+    from spool.ktx_events import CATALOGUE  # noqa: PLC0415 - msgspec, only where something lies aside
+
+    # What the envelope adds is in no catalogue, and no field of a catalogue begins so.
+    fields = {name: value for name, value in message["properties"].items() if not name.startswith(("$", "spool_"))}
+    try:
+        CATALOGUE.check_complete(message["event"], fields)
+    except InvalidEventError as error:
+        return str(error)
+    return ""
 
 
 def _set_aside(paths: Paths, path: Path, reason: str) -> None:

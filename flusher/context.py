@@ -1,4 +1,4 @@
-"""What one run of the flusher works with, and what it reports."""
+"""What one run of the flusher works with, whom it tells while it is under way, and what it reports."""
 
 from __future__ import annotations
 
@@ -7,19 +7,37 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from flusher.delivery.counts import Tally
-from flusher.delivery.gather import BATCH_SIZE
-from flusher.observer import Observer
+from flusher.counts import DeliveryCounts
 from spool.consent.identity import Identity, consent
 from spool.home.paths import Paths
-from spool.queue.account import Account
+from spool.launch.destination import host_limits
+from spool.queue import Account, FileLock, Queue
+from spool.settings import Durability
 
-__all__ = ["REJECTED_REASON", "Context", "Options", "Result", "RunReport"]
+__all__ = [
+    "BATCH_SIZE",
+    "REJECTED_REASON",
+    "WAIT_S",
+    "Context",
+    "Observer",
+    "Options",
+    "Result",
+    "RunReport",
+    "no_flusher",
+    "open_queue",
+]
 
+# Events in one request.
+BATCH_SIZE = 500
 REJECTED_REASON = "some events were rejected and are kept as dead letters: look in list --dead, then retry them"
+# The flusher and its commands may wait longer for the queue than a host does, but not for ever.
+WAIT_S = 5.0
 _EXIT_CODES = {"FAILED": 1, "NO_KEY": 2, "MISCONFIGURED": 2, "REJECTED": 3, "UNREACHABLE": 75, "REFUSED": 75}
 
 
@@ -75,17 +93,33 @@ class RunReport:
     reason: str = ""
     next_attempt: str | None = None
 
-    def as_json(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         """Give the report under the contract's names."""
         names = [name for name in self.__slots__ if name != "result"]
         return {**{name: getattr(self, name) for name in names}, "result": self.result.value}
 
 
+class Observer:
+    """Nobody watches. Who does overrides what he wants to know; nothing of it may raise, or take long."""
+
+    def begins(self, waiting: int) -> None:
+        """A drain of so many events begins."""
+
+    def settled(self, events: int) -> None:
+        """So many events left the queue: delivered, or rejected."""
+
+    def waits(self, seconds: float, reason: str) -> None:
+        """The destination failed, and is asked again in so many seconds."""
+
+    def ends(self) -> None:
+        """The drain is over, whatever ended it."""
+
+
 @dataclass(slots=True)
 class Context:
-    """What a run works with: the spool, the world around it, when to stop, and what it leaves to tell.
+    """What a run works with: the spool, the environment, clock and chance, when to stop; and what it leaves to tell.
 
-    `account` is that at the end of the run. `started_by` is as in `flusher.journal.Entry`.
+    `account` is that at the end of the run. `started_by` is as in `flusher.journal.LoggedRun`.
     """
 
     app: str
@@ -99,7 +133,7 @@ class Context:
     report: RunReport = field(default_factory=RunReport)
     started_by: str = ""
     observer: Observer = field(default_factory=Observer)
-    tally: Tally = field(default_factory=Tally)
+    counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     account: Account = field(default_factory=Account)
 
     @property
@@ -112,3 +146,19 @@ class Context:
         if self.options.max_seconds is None:
             return float("inf")
         return self.options.max_seconds - (time.monotonic() - self.started)
+
+
+def open_queue(paths: Paths, durability: Durability = "process", reserve: Path | None = None) -> Queue:
+    """Give the queue as the flusher and its commands take it: they drop nothing of what waits.
+
+    Only a capture enforces the limits of count and bytes.
+    """
+    limits = host_limits(paths)._replace(max_events=2**53, max_bytes=2**53)
+    return Queue(paths, limits, durability, wait_s=WAIT_S, reserve=reserve)
+
+
+@contextmanager
+def no_flusher(paths: Paths, wait_s: float) -> Iterator[None]:
+    """Keep every flusher from its work for a block. LockBusyError where one is still at work after `wait_s`."""
+    with FileLock(paths.flush_lock).held(wait_s):
+        yield

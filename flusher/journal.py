@@ -13,15 +13,14 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flusher.context import Context, RunReport
-from flusher.delivery.counts import DELAYS
+from flusher.context import Context, no_flusher
+from flusher.counts import DELAYS
 from spool.errors import SpoolError
 from spool.home.files import open_own, private_folder, read_bounded, write_atomic
 from spool.home.paths import Paths
-from spool.queue.lock import FileLock
 from spool.settings import VERSION
 
-__all__ = ["MOST_BYTES", "Entry", "append", "entries", "record"]
+__all__ = ["MOST_BYTES", "LoggedRun", "append", "logged_runs", "record"]
 
 # Some thousand lines: ten days of a run every quarter of an hour. Cut down to the newer half.
 MOST_BYTES = 512 * 1024
@@ -29,11 +28,11 @@ _LARGEST = 2**53
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LoggedRun:
     """One run. `losses` are those of the whole install, by cause, as they stood at its end.
 
     `sent` counts by event name; `other_sent` are of names beyond the first fifty. `delays` counts by
-    `flusher.delivery.counts.DELAYS`. `started_by` is "host", "waiting host", "person" or "script".
+    `flusher.counts.DELAYS`. `started_by` is "host", "waiting host", "person" or "script".
     """
 
     started_at: str = ""
@@ -65,10 +64,10 @@ class Entry:
 
 def record(context: Context) -> None:
     """Add the line of a run that ends: none of one that was off, only looked, or found no spool. Never raises."""
-    paths, report = context.paths, context.report
+    paths = context.paths
     if context.options.dry_run or not os.path.isdir(paths.spool) or not context.identity.enabled:
         return
-    append(paths, _entry(context, report))
+    append(paths, _logged(context))
     now = context.identity
     if not now.enabled and now.decided_by == "telemetry.json":  # it was wiped before the line was there
         with suppress(OSError, SpoolError):
@@ -76,41 +75,28 @@ def record(context: Context) -> None:
             os.unlink(paths.flush_log)
 
 
-def _entry(context: Context, report: RunReport) -> Entry:
-    return Entry(
+def _logged(context: Context) -> LoggedRun:
+    report = context.report
+    return LoggedRun(
         started_at=datetime.fromtimestamp(context.clock() - report.seconds, UTC).isoformat(timespec="milliseconds"),
-        seconds=report.seconds,
         started_by=context.started_by,
-        result=report.result.value,
-        reason=report.reason,
         exit_code=report.result.exit_code,
-        delivered=report.delivered,
-        rejected=report.rejected,
-        remaining=report.remaining,
-        recovered_spans=report.recovered_spans,
-        absorbed=report.absorbed,
-        expired=report.expired,
-        requests=report.requests,
         losses=context.account.losses,
-        next_attempt=report.next_attempt,
-        sent=context.tally.events,
-        other_sent=context.tally.other_events,
-        delays=context.tally.delays,
-        longest_delay_s=round(context.tally.longest_delay_s, 3),
+        sent=context.counts.events,
+        other_sent=context.counts.other_events,
+        delays=context.counts.delays,
+        longest_delay_s=round(context.counts.longest_delay_s, 3),
+        **report.as_json(),
     )
 
 
-def append(paths: Paths, entry: Entry) -> None:
+def append(paths: Paths, run: LoggedRun) -> None:
     """Add a line, in one call. A log over the limit is cut, unless another flusher is at work. Never raises."""
     with suppress(OSError, SpoolError):
         private_folder(paths.spool)  # a link, or a folder of somebody else: nothing is written there
-        if _write(paths, json.dumps(asdict(entry), separators=(",", ":"))) > MOST_BYTES:
-            lock = FileLock(paths.flush_lock)
-            try:
-                with lock.held(0.0):
-                    _cut(paths)
-            finally:
-                lock.forget()
+        if _write(paths, json.dumps(asdict(run), separators=(",", ":"))) > MOST_BYTES:
+            with no_flusher(paths, 0.0):
+                _cut(paths)
 
 
 def _write(paths: Paths, line: str) -> int:
@@ -135,23 +121,23 @@ def _cut(paths: Paths) -> None:
     write_atomic(paths.flush_log, newer[newer.find(b"\n") + 1 :])
 
 
-def entries(paths: Paths) -> list[Entry]:
+def logged_runs(paths: Paths) -> list[LoggedRun]:
     """Give the runs of the log, oldest first: all that read."""
     try:
         lines = read_bounded(paths.flush_log, 4 * MOST_BYTES, follow=False).splitlines()
     except OSError:
         return []
     found = (_parse(line) for line in lines)
-    return [entry for entry in found if entry is not None]
+    return [run for run in found if run is not None]
 
 
-def _parse(line: bytes) -> Entry | None:
+def _parse(line: bytes) -> LoggedRun | None:
     """Read a line; None if it is none of ours. What an older version didn't write has its default."""
     try:
         fields: Any = json.loads(line)
-        entry = Entry(**{name: fields[name] for name in Entry.__slots__ if name in fields})
-        sound = all(_fits(getattr(entry, name), getattr(Entry(), name)) for name in Entry.__slots__)
-        return entry if sound and entry.ended and len(entry.delays) == len(DELAYS) else None
+        run = LoggedRun(**{name: fields[name] for name in LoggedRun.__slots__ if name in fields})
+        sound = all(_fits(getattr(run, name), getattr(LoggedRun(), name)) for name in LoggedRun.__slots__)
+        return run if sound and run.ended and len(run.delays) == len(DELAYS) else None
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 

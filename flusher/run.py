@@ -1,29 +1,35 @@
-"""One pass of the flusher: absorb, expire, deliver until empty or told to stop."""
+"""One pass of the flusher: absorb, recover, expire, tell of losses, deliver until empty or told to stop, remember."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from flusher import journal
 from flusher.absorb import absorb
-from flusher.context import REJECTED_REASON, Context, Result, RunReport
-from flusher.delivery import backoff, reserve, state
-from flusher.losses import report_losses
-from spool.command.span_file import recover
-from spool.consent.identity import consent
+from flusher.context import REJECTED_REASON, Context, Result, RunReport, open_queue
+from flusher.delivery import backoff, state
+from flusher.text import moment
+from spool.beside.spans import recover
+from spool.consent.identity import Identity, consent
 from spool.consent.opt_out import wipe_once
 from spool.errors import ConfigurationError, LockBusyError, SpoolError
-from spool.home.files import private_folder
-from spool.launch.destination import Destination, host_catalogue, host_limits, resolve
-from spool.queue.lock import FileLock
-from spool.queue.queue import Queue
+from spool.event import compose, envelope, freeze, host_facts
+from spool.home.files import private_folder, write_new
+from spool.home.paths import Paths
+from spool.launch.destination import Destination, host_catalogue, resolve
+from spool.queue import FileLock, Queue
+from spool.settings import VERSION, Limits
 
 __all__ = ["run"]
 
-# The flusher may wait longer for the queue than a host does, but not for ever.
-WAIT_S = 5.0
+# Taking out what was delivered needs some space before it gives any back: one batch of 500 events of 1 KB touches
+# some 250 pages, which go through the log.
+_RESERVE_BYTES = 1024 * 1024
 
 
 def run(context: Context) -> RunReport:
@@ -66,19 +72,16 @@ def _run(context: Context) -> None:
     except LockBusyError:
         report.result = Result.BUSY
         return
-    # Only a capture enforces the limits of count and bytes; a flusher must not drop what it came to deliver.
-    limits = host_limits(paths)._replace(max_events=2**53, max_bytes=2**53)
     # What a flusher takes in may have been promised to survive a power cut: its commits do.
-    queue = Queue(paths, limits, "power", wait_s=WAIT_S, spare=lambda: reserve.spend(paths))
+    queue = open_queue(paths, "power", paths.reserve)
     try:
         _pass(context, queue)
         context.account = queue.account()
         report.remaining = context.account.pending
     finally:
         queue.close()
-        reserve.keep(paths)
-        lock.release()
-        lock.forget()
+        _keep_reserve(paths)
+        lock.close()
 
 
 def _pass(context: Context, queue: Queue) -> None:
@@ -91,7 +94,7 @@ def _pass(context: Context, queue: Queue) -> None:
     report.absorbed, report.rejected = taken.events, taken.rejected
     report.recovered_spans = recover(context.paths, queue)
     report.expired = queue.expire()
-    report_losses(queue, context.identity, context.clock())
+    _report_losses(queue, context.identity, context.clock())
     if queue.account().pending == 0:
         if report.rejected:
             report.result, report.reason = Result.REJECTED, REJECTED_REASON
@@ -104,9 +107,35 @@ def _pass(context: Context, queue: Queue) -> None:
         return
     if not context.options.force and not backoff.is_due(before.waiting, context.clock()):
         report.result, report.reason = Result.BACKING_OFF, before.reason
-        report.next_attempt = _moment(before.next_attempt)
+        report.next_attempt = moment(before.next_attempt)
         return
     _deliver(context, queue, destination, before)
+
+
+def _report_losses(queue: Queue, identity: Identity, now: float) -> None:
+    """Append a `spool_loss` event with the counts by cause, if anything was lost since the last one."""
+
+    def loss_event(losses: dict[str, int]) -> str:
+        message = compose(
+            "spool_loss",
+            {"lostCount": sum(losses.values()), "lostByCause": losses},
+            {**host_facts(VERSION, os.environ), **envelope(None, geoip_disable=True)},
+            distinct_id=identity.install_id or "unknown",
+            timestamp=datetime.fromtimestamp(now, UTC),
+            uuid=None,
+        )
+        return freeze(message, Limits().max_event_bytes).text
+
+    queue.report_losses(loss_event)
+
+
+def _keep_reserve(paths: Paths) -> None:
+    """Set a little space aside for a full disk, where it has four times as much."""
+    if os.path.exists(paths.reserve):
+        return
+    with suppress(OSError):
+        if shutil.disk_usage(paths.spool).free > 4 * _RESERVE_BYTES:
+            write_new(paths.reserve, bytes(_RESERVE_BYTES))
 
 
 def _deliver(context: Context, queue: Queue, destination: Destination, before: state.FlushState) -> None:
@@ -147,9 +176,5 @@ def _remember(context: Context, before: state.FlushState, retry_after_s: float |
         after = replace(after, failures=failures, next_attempt=waiting.until, delay_s=waiting.delay_s)
     elif report.delivered or report.rejected:
         after = replace(after, last_success=now, failures=0, next_attempt=None, delay_s=0.0)
-    report.next_attempt = _moment(after.next_attempt)
+    report.next_attempt = moment(after.next_attempt)
     state.store(context.paths, after)
-
-
-def _moment(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,4 +1,6 @@
-"""What spool costs, against what one would take instead and against the limit: ratios, all in one run.
+"""What spool costs, against what one would take instead and against the floor: ratios, all in one run.
+
+The floor is filelock and diskcache with nothing around them (bench_peers/floor.py).
 
 The peers are installed into `.bench/venv`. Whole processes run in turns, and the median counts; CPU time stands
 beside wall time, which another program's load stretches. Exit code 1 if a target is missed or a curve is steep.
@@ -22,6 +24,7 @@ from scripts.bench_measure import Row, Setting, machine, prepare, setting  # noq
 
 ROWS: dict[str, Callable[[Setting], list[Row]]] = {
     "command": bench_hosts.command,
+    "programs": bench_hosts.programs,
     "import": bench_hosts.importing,
     "off": bench_hosts.off,
     "capture": bench_capture.capture,

@@ -17,7 +17,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from flusher.delivery.gather import BATCH_SIZE
+from flusher.context import BATCH_SIZE
 from spool import Telemetry
 from tests.support.processes import environment
 
@@ -42,8 +42,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "scripts" / "bench_peers"
 VENV = ROOT / ".bench" / "venv"
 PYTHON = VENV / "bin" / "python"
-# What the environment holds beside the project itself, whose constraints give posthog, diskcache and typer.
-INSTALLED = ("persist-queue==1.1.0", "litequeue==0.9", "azure-cli-telemetry==1.1.0")
+# What the environment holds beside the project itself, whose constraints give posthog, diskcache, filelock and typer.
+INSTALLED = ("persist-queue==1.1.0", "sqlite-utils==4.2.1", "flask==3.1.3", "httpie==3.2.4")
 
 
 # What is installed was compiled when it was; without this a checkout would be compiled at every start.
@@ -229,6 +229,8 @@ def medians(results: Mapping[str, list[Spent]], base: str) -> dict[str, tuple[fl
 
 def machine() -> dict[str, Any]:
     """Say in a few words where this ran, and how many processes wanted a processor in the last minute."""
+    if sys.platform == "win32":
+        sys.exit("the programs are started with posix_spawn")
     processor = platform.processor() or platform.machine()
     with suppress(OSError):  # Linux alone has it
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -26,6 +26,9 @@ sys.path.insert(0, str(ROOT))
 
 from tests.support.local_posthog import LocalPostHog  # noqa: E402 - found through the line above
 
+if sys.platform == "win32":
+    sys.exit("the demo kills and interrupts with POSIX signals")
+
 console = Console(highlight=False)
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from flusher.delivery.gather import BATCH_SIZE, batches  # noqa: E402 - found through the line above
+from flusher.context import BATCH_SIZE  # noqa: E402 - found through the line above
+from flusher.delivery.gather import batches  # noqa: E402 - as above
 from spool.home.paths import Paths  # noqa: E402 - see above
-from spool.queue.queue import Queue  # noqa: E402 - see above
+from spool.queue import Queue  # noqa: E402 - see above
 from spool.settings import Limits  # noqa: E402 - see above
 
 SMALL = 1_000
@@ -88,10 +89,9 @@ def disk_bytes(folder: Path) -> int:
 
 def memory_bytes() -> int:
     """Give what this process has in memory now (Linux; 0 elsewhere)."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
+    if sys.platform != "linux":
         return 0
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def drain(queue: Queue) -> tuple[int, float, int]:

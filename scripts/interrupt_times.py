@@ -26,6 +26,9 @@ sys.path.insert(0, str(ROOT))
 from tests.support.local_posthog import LocalPostHog  # noqa: E402 - found through the line above
 from tests.support.processes import environment  # noqa: E402 - with it
 
+if sys.platform == "win32":
+    sys.exit("the times are read from /proc")
+
 HOSTS = {
     "plain": "with t.signals(), t.command(['ktx', 'work']):\n    print('in', flush=True); time.sleep(60)",
     "typer": """

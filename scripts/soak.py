@@ -28,6 +28,9 @@ from scripts.soak_books import MISCHIEF, Books, Server  # noqa: E402 - found thr
 from spool.home.paths import Paths  # noqa: E402 - see above
 from tests.support.processes import environment, flush  # noqa: E402 - see above
 
+if sys.platform == "win32":
+    sys.exit("the soak kills, stops and interrupts with POSIX signals")
+
 # One line per capture, in one write each, so that a kill cuts none: state, uuid, seconds, when it was over.
 # An event whose uuid begins with `dead` is one that the server rejects.
 WRITER = """
@@ -53,7 +56,7 @@ for number in range(int(count)):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from spool.queue.lock import FileLock
+from spool.queue import FileLock
 lock = FileLock(Path(sys.argv[1]))
 with lock.held(2.0):
     time.sleep(float(sys.argv[2]))

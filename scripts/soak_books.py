@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spool.home.paths import Paths
-from spool.queue.queue import Queue
+from spool.queue import Queue
 from tests.support import local_posthog as posthog
 from tests.support.processes import flush_json
 

@@ -19,13 +19,12 @@ from uuid import UUID
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from flusher.commands.letters import dead, waiting  # noqa: E402 - as above
 from flusher.delivery import state  # noqa: E402 - the path comes first
+from flusher.letters import dead, waiting  # noqa: E402 - as above
 from spool import Limits, Telemetry  # noqa: E402 - as above
 from spool.catalogue import Catalogue, Event  # noqa: E402 - as above
 from spool.home.paths import Paths  # noqa: E402 - as above
-from spool.queue.lock import FileLock  # noqa: E402 - as above
-from spool.queue.queue import Queue  # noqa: E402 - as above
+from spool.queue import FileLock, Queue  # noqa: E402 - as above
 
 URL = "https://ph.example.com"
 # The sample must not expire before the tests of a later year.

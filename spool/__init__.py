@@ -3,8 +3,8 @@
 Importing this loads neither the queue nor anything of the delivery side.
 """
 
-from spool.consent.identity import Identity
-from spool.recorder import Receipt
+from spool.consent import Identity
+from spool.host import Receipt
 from spool.settings import VERSION, Limits
 from spool.telemetry import Telemetry
 

@@ -67,8 +67,8 @@ class DiskFullError(UnavailableError):
     cause = "disk_full"
 
 
-class OptedOutError(SpoolError):
-    """Consent changed between the question and the append. Nothing was written; the receipt says so."""
+class ConsentChangedError(SpoolError):
+    """`telemetry.json` was changed between the question and the append. Nothing was written: ask again."""
 
     cause = "opted_out"
 

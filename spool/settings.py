@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 __all__ = [
     "DEFAULT_HOST",
+    "GUARD",
     "MOST_EVENT_BYTES",
     "TESTING",
     "VERSION",
@@ -16,12 +17,16 @@ __all__ = [
     "Limits",
     "env_prefix",
     "is_plain_name",
+    "is_set",
 ]
 
 VERSION = "0.1.0"
 DEFAULT_HOST = "https://us.i.posthog.com"
 # Set by the guard kit while a test runs: the home of every app, here and in child processes; mistakes raise.
 TESTING = "KTX_SPOOL_TESTING"
+
+# Set in a flusher's environment, and by the guard kit: nothing that runs there starts a flusher.
+GUARD = "KTX_SPOOL_FLUSHER"
 
 # PostHog takes no larger event.
 MOST_EVENT_BYTES = 1_000_000
@@ -78,6 +83,11 @@ def is_plain_name(text: str) -> bool:
     """Tell a name that may be a folder, a variable or an option: a letter, then at most 63 letters, digits, - and _."""
     letters = text.replace("-", "").replace("_", "")
     return text.isascii() and text[:1].isalpha() and letters.isalnum() and len(text) <= _LONGEST_NAME
+
+
+def is_set(value: str | None) -> bool:
+    """Tell whether a variable says yes: anything but empty, `0` or `false`."""
+    return (value or "").strip().lower() not in ("", "0", "false")
 
 
 @lru_cache(maxsize=8)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
-import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,10 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from spool.consent.identity import Identity
-from spool.errors import InvalidEventError
-from spool.home.paths import Paths
-from spool.recorder import Options, Receipt, Recorder
+from spool.consent import Identity, project_id
+from spool.first_use import loaded
+from spool.home import Paths
+from spool.host import Host, Options, Receipt
 from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from spool.catalogue import Event as TypedEvent
     from spool.command.span import CommandSpan
 
-__all__ = ["Telemetry", "living"]
+__all__ = ["Telemetry"]
 
 
 class Telemetry:
@@ -68,14 +66,7 @@ class Telemetry:
         destination: dict[str, str | None] = {"host": host, "project_key": project_key}
         if catalogue is not None and catalogue.name is not None:
             destination["catalogue"] = catalogue.name
-        # The command that is under way in this process, if one is.
-        self.under_way: CommandSpan | None = None
-        # The command line beside the interpreter's own, for `main`; and what of it is the program's, not the person's.
-        self.arguments: list[str] = []
-        self.declared: set[str] = {app}
-        self._secrets: set[str] = set()
-        self._packages = {app.replace("-", "_"), *([packages] if isinstance(packages, str) else packages)}
-        self.recorder = Recorder(
+        self._host = Host(
             Options(
                 app=app,
                 version=version,
@@ -87,26 +78,27 @@ class Telemetry:
                 catalogue=catalogue,
                 flush=flush,
                 flush_interval_s=flush_interval_s,
+                packages=frozenset([app.replace("-", "_"), *_listed(packages)]),
             )
         )
-        self.recorder.on_event = self._touch
-        living.add(self)
-        atexit.register(_close, weakref.ref(self))
+        atexit.register(_close_at_exit, weakref.ref(self._host))
+        # A Telemetry that the program forgets leaves no connection open: that has to be closed under the lock.
+        weakref.finalize(self, self._host.disconnect).atexit = False
 
     @property
     def app(self) -> str:
         """The name that home and variables follow from."""
-        return self.recorder.options.app
+        return self._host.options.app
 
     @property
     def paths(self) -> Paths | None:
         """The files of this host's home, or None where no home can be named."""
-        return self.recorder.paths
+        return self._host.paths
 
     @property
     def identity(self) -> Identity:
         """Who this install is, whether it is counted now, and by which rule. Reads the file each time."""
-        return self.recorder.identity
+        return self._host.identity
 
     def project_id(self, project_dir: Path | str) -> str:
         """Give the id of a project of this install: 64 hexadecimal digits that name neither.
@@ -114,18 +106,12 @@ class Telemetry:
         sha256 of `{install_id}:{resolved dir}`. Empty where there is no install id, as when telemetry is off
         before the first run: `capture` leaves such a group out.
         """
-        from hashlib import sha256  # noqa: PLC0415 - OpenSSL, some milliseconds, for hosts with projects
+        now = self._host.look()
+        if self._host.silenced_by(now) is None and loaded():
+            from spool.capture import consented  # noqa: PLC0415 - the queue and all, loaded one line above
 
-        world = self.recorder.look()
-        if self.recorder.silenced_by(world) is None and self.recorder.load():
-            self.recorder.admit(world)
-        install_id = self.identity.install_id
-        if install_id is None:
-            return ""
-        try:
-            return sha256(os.fsencode(f"{install_id}:{os.path.realpath(project_dir)}")).hexdigest()
-        except (OSError, ValueError):  # a working folder that was deleted, a name that is none
-            return ""
+            consented(self._host, now)
+        return project_id(self.identity.install_id, project_dir)
 
     def capture(  # noqa: PLR0913 - after posthog-python's capture
         self,
@@ -144,27 +130,28 @@ class Telemetry:
         never touches stdout or the network. A programming mistake is counted as lost and said in the
         receipt; with `<APP>_TELEMETRY_STRICT=1` it raises InvalidEventError.
         """
-        recorder = self.recorder
-        world = recorder.look()
-        off_by = recorder.silenced_by(world)
+        now = self._host.look()
+        off_by = self._host.silenced_by(now)
         if off_by is not None:
             return Receipt("disabled", reason=off_by)
-        if not recorder.load():
-            return recorder.miss()
+        if not loaded():
+            return self._reentered()
+        from spool.capture import capture  # noqa: PLC0415 - the queue and all, loaded two lines above
 
-        def compose(identity: Identity) -> Mapping[str, Any]:
-            return recorder.compose(
-                identity,
-                event,
-                properties,
-                distinct_id=distinct_id,
-                groups=groups,
-                timestamp=timestamp,
-                uuid=uuid,
-            )
+        return capture(
+            self._host,
+            now,
+            event,
+            properties,
+            distinct_id=distinct_id,
+            groups=groups,
+            timestamp=timestamp,
+            uuid=uuid,
+        )
 
-        with recorder.held():  # what a handler of the host raises is the host's, and comes out after this
-            return recorder.record(world, compose)
+    def _reentered(self) -> Receipt:
+        self._host.reentered += 1  # counted by the capture that was interrupted
+        return Receipt("lost", reason="captured by a signal handler while the first capture was loading")
 
     def capture_exception(
         self,
@@ -180,23 +167,25 @@ class Telemetry:
         was marked as expected, and one that was reported before by another layer, is "disabled" with the
         reason. Otherwise as `capture`.
         """
-        variable = self.recorder.silenced_by()
-        if variable is not None:
-            return Receipt("disabled", reason=variable)
+        off_by = self._host.silenced_by(self._host.look())
+        if off_by is not None:
+            return Receipt("disabled", reason=off_by)
         from spool.exception.report import exception_properties, first_time, forget, is_expected  # noqa: PLC0415 - when needed
 
         if is_expected(error):
             return Receipt("disabled", reason="an expected error")
-        if not self.recorder.load():
-            return self.recorder.miss()
-        with self.recorder.held():  # an error that is marked as reported is on disk after this
+        if not loaded():
+            return self._reentered()
+        from spool.queue import signals_held  # noqa: PLC0415 - loaded two lines above
+
+        with signals_held():  # an error that is marked as reported is on disk after this
             if not first_time(error):
                 return Receipt("disabled", reason="reported already")
             receipt = Receipt("lost")
             try:
                 properties = exception_properties(
-                    error, handled=handled, secrets=chain(self._secrets, _listed(secrets)), typed=self._typed(),
-                    in_app=self._is_own,
+                    error, handled=handled, secrets=chain(self._host.secrets, _listed(secrets)),
+                    typed=self._host.typed_words(), in_app=self._host.is_own,
                 )  # fmt: skip
                 receipt = self.capture("$exception", properties, groups=groups)
             finally:
@@ -206,23 +195,11 @@ class Telemetry:
 
     def hide(self, *secrets: str) -> None:
         """Keep these texts, a password that was read from a file, out of all that is told of errors from now on."""
-        self._secrets |= {secret for secret in secrets if secret}
+        self._host.hide(secrets)
 
     def redacted(self, text: str) -> str:
         """Give an error's text as it may be told: without what is hidden, and without what the person typed."""
-        from spool.exception.redaction import redact, whereabouts  # noqa: PLC0415 - only when something went wrong
-
-        home, user = whereabouts(os.environ)
-        return redact(text, secrets=self._secrets, home=home, user=user, typed=self._typed())
-
-    def _typed(self) -> frozenset[str]:
-        from spool.exception.typed_words import typed_words  # noqa: PLC0415 - only when something went wrong
-
-        interpreters = getattr(sys, "argv", None) or []  # an embedded one may have none
-        return typed_words([*interpreters[1:], *self.arguments], self.declared)
-
-    def _is_own(self, module: str) -> bool:
-        return module.partition(".")[0] in self._packages
+        return self._host.redacted(text)
 
     def command(
         self, path: Sequence[str], flags: Mapping[str, object] | None = None, *, project: Path | str | None = None
@@ -235,14 +212,14 @@ class Telemetry:
         """
         from spool.command.span import CommandSpan  # noqa: PLC0415 - for hosts that have commands
 
-        return CommandSpan(self, path, flags or {}, project)
+        return CommandSpan(self._host, path, flags or {}, project)
 
     @property
     def span(self) -> CommandSpan:
         """The command under way, to annotate it or to finish it early; where there is none, one that is no event's."""
         from spool.command.span import CommandSpan  # noqa: PLC0415 - for hosts that have commands
 
-        return self.under_way if self.under_way is not None else CommandSpan(self)
+        return self._host.span if isinstance(self._host.span, CommandSpan) else CommandSpan(self._host)
 
     def signals(self) -> AbstractContextManager[None]:
         """See to SIGINT, SIGTERM and SIGHUP for the block, in a process entry without Typer or Click.
@@ -252,7 +229,7 @@ class Telemetry:
         """
         from spool.command.signals import handled  # noqa: PLC0415 - for process entries only
 
-        return handled(self)
+        return handled(self._host)
 
     def main(self, app: Any, args: Sequence[str] | None = None) -> NoReturn:
         """Run a Typer or Click app as this process's entry: span, signal handling, exit code.
@@ -262,49 +239,32 @@ class Telemetry:
         """
         from spool.command.click_app import run  # noqa: PLC0415 - for process entries only
 
-        run(self, app, args)
+        run(self._host, app, args)
 
     def flush(self, timeout_s: float = 1.5) -> bool:
         """Run the flusher in a child process and wait at most `timeout_s`. True if the spool is drained.
 
         For machines that will not see a next start (a container). A child that takes longer goes on.
         """
+        now = self._host.look()
+        if now.paths is None or now.debug or self._host.silenced_by(now) is not None:
+            return False
         from spool.launch.start import run_and_wait  # noqa: PLC0415 - for hosts that wait
 
-        paths = self.paths
-        if paths is None or self.recorder.silenced_by() is not None:
-            return False
-        return run_and_wait(self.app, paths, timeout_s)
-
-    def mistake(self, what: str) -> None:
-        """Say a programming mistake: InvalidEventError in strict mode; in production the command goes on."""
-        if self.recorder.strict:
-            raise InvalidEventError(what)
-
-    def _touch(self) -> None:
-        if self.under_way is not None:
-            self.under_way.touch()
+        return run_and_wait(self.app, now.paths, timeout_s)
 
     def close(self) -> None:
         """End an open command and close the queue. Captures after this open it again."""
-        try:
-            if self.under_way is not None:
-                self.under_way.left_open()
-        finally:
-            self.recorder.close()
+        self._host.close()
 
 
-def _listed(secrets: Iterable[str]) -> Iterable[str]:
-    """Give the secrets of a call; one text is one secret, not many of one character."""
-    return (secrets,) if isinstance(secrets, str | bytes) else secrets
+def _listed(texts: Iterable[str]) -> Iterable[str]:
+    """Give the texts of an argument; one text is one, not many of one character."""
+    return (texts,) if isinstance(texts, str | bytes) else texts
 
 
-# Every Telemetry of this process, for the guard kit: one that a module holds goes from test to test.
-living: weakref.WeakSet[Telemetry] = weakref.WeakSet()
-
-
-def _close(reference: weakref.ref[Telemetry]) -> None:
-    telemetry = reference()
-    if telemetry is not None:
-        telemetry.recorder.at_exit = True
-        telemetry.close()
+def _close_at_exit(reference: weakref.ref[Host]) -> None:
+    host = reference()
+    if host is not None:
+        host.at_exit = True
+        host.close()

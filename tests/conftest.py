@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from spool.home.paths import Paths
+from tests.support.inherited import restore_signals
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import SILENT
 
-# A shell that puts the tests into the background starts them deaf to Ctrl-C, and every program that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+# Before any test, in each of xdist's workers as well: every program that a test starts inherits it.
+restore_signals()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The command `ktx-flush audit`: which events went silent."""
+"""`ktx-flush audit`: which events went silent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     app.command("audit")(audit_command)
 
 
-def audit_command(context: typer.Context, as_json: Json = False) -> None:  # noqa: FBT002 - typer's flag
+def audit_command(context: typer.Context, as_json: Json = False) -> None:
     """Name the events that an earlier version captured on this install and the present one doesn't.
 
     Compared are runs of the same command that ended alike. The exit code is 0 whatever was found.
@@ -23,8 +23,8 @@ def audit_command(context: typer.Context, as_json: Json = False) -> None:  # noq
       ktx-flush audit
       ktx-flush --app mycli audit --json
     """
-    from flusher.report.audit import audit, told  # noqa: PLC0415 - for this command only
-    from spool.command.sightings import read  # noqa: PLC0415 - with it
+    from flusher.report.audit import audit, told
+    from spool.beside.sightings import read
 
     _name, paths = context.obj
     found = audit(read(paths))

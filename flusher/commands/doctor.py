@@ -1,13 +1,14 @@
-"""The command `ktx-flush doctor`: its findings as text, or as one JSON object that names no person."""
+"""`ktx-flush doctor`: its findings as text, or as one JSON object that names no person."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from typing import Annotated
 
 import typer
+
+from flusher.commands.shared import print_json
 
 __all__ = ["register"]
 
@@ -19,8 +20,8 @@ def register(app: typer.Typer) -> None:
 
 def doctor_command(
     context: typer.Context,
-    send: Annotated[bool, typer.Option("--send", help="Also send one event, spool_canary, to PostHog.")] = False,  # noqa: FBT002 - typer's flag
-    as_json: Annotated[  # noqa: FBT002 - typer's flag
+    send: Annotated[bool, typer.Option("--send", help="Also send one event, spool_canary, to PostHog.")] = False,
+    as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON object, and nothing else; it names neither you nor the install."),
     ] = False,
@@ -34,15 +35,15 @@ def doctor_command(
       ktx-flush doctor --send
       ktx-flush doctor --json
     """
-    from flusher.doctor.examine import examine  # noqa: PLC0415 - for this command only
-    from flusher.doctor.finding import exit_code  # noqa: PLC0415 - with it
-    from flusher.doctor.render import as_object, render  # noqa: PLC0415 - with it
+    from flusher.commands.screen import print_findings
+    from flusher.doctor.examine import examine
+    from flusher.doctor.finding import as_object, exit_code
 
     name, paths = context.obj
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the scratch folder is removed on this way out, too
     findings = examine(name, paths, os.environ, send=send)
     if as_json:
-        typer.echo(json.dumps(as_object(findings, name, paths, os.environ), indent=2))
+        print_json(as_object(findings, name, paths, os.environ))
     else:
-        render(findings)
+        print_findings(findings)
     raise typer.Exit(exit_code(findings))

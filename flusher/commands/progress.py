@@ -16,8 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from flusher.commands.letters import printable
-from flusher.observer import Observer
+from flusher.context import Observer
+from flusher.text import printable
 
 __all__ = ["Bar"]
 

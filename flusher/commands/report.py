@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flusher.commands.letters import printable
-from flusher.commands.new_file import new_file
-from flusher.commands.shared import WAIT_S, Json, Quiet, opened, say
+from flusher.commands.shared import Json, Quiet, complain, new_file, opened, say
+from flusher.text import printable
 from spool.errors import ConfigurationError, UnsafePathError
 from spool.home.files import private_folder, read_bounded, write_atomic
 from spool.home.paths import Paths
-from spool.queue.queue import Queue
 
 if TYPE_CHECKING:
     from flusher.report.facts import Facts
@@ -31,11 +29,11 @@ def register(app: typer.Typer) -> None:
 
 def report_command(  # noqa: PLR0913 - the options of the contract
     context: typer.Context,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,  # noqa: FBT002 - typer's flag
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     output: Annotated[str | None, typer.Option(help="Where to; report.html in the spool by default.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no report.")] = False,  # noqa: FBT002 - typer's flag
-    quiet: Quiet = False,  # noqa: FBT002 - typer's flag
-    as_json: Json = False,  # noqa: FBT002 - typer's flag
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no report.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Write a page that shows what waits and what was sent, and each waiting event as it would leave this machine.
 
@@ -47,10 +45,10 @@ def report_command(  # noqa: PLR0913 - the options of the contract
       ktx-flush report --open
       ktx-flush report --output telemetry.html
     """
-    from flusher.report.facts import gather_facts  # noqa: PLC0415 - each flusher loads this file, few make a report
+    from flusher.report.facts import gather_facts
 
     name, paths = context.obj
-    with opened(Queue(paths, wait_s=WAIT_S)) as queue:
+    with opened(paths) as queue:
         facts = gather_facts(name, paths, os.environ, queue)
     page = _render(facts)
     path = _write_into_spool(paths, page) if output is None else _write(output, page, force=force)
@@ -63,7 +61,7 @@ def report_command(  # noqa: PLR0913 - the options of the contract
 
 def _render(facts: Facts) -> bytes:
     try:
-        from flusher.report.page import render  # noqa: PLC0415 - an extra: a host's users need not have it
+        from flusher.report.page import render
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"the report needs {error.name}, which is not installed: pip install 'ktx-spool[report]'"
@@ -94,7 +92,7 @@ def _write(output: str, page: bytes, *, force: bool) -> Path:
 
 def _is_report(path: Path) -> bool:
     """Tell an earlier report, which a newer one may replace, from a file of somebody's own."""
-    from flusher.report.page import MARK  # noqa: PLC0415 - as above; it has been loaded
+    from flusher.report.page import MARK
 
     try:
         return read_bounded(path, _LARGEST_PAGE_BYTES, follow=False).startswith(MARK)
@@ -103,9 +101,9 @@ def _is_report(path: Path) -> bool:
 
 
 def _show(path: Path) -> bool:
-    import webbrowser  # noqa: PLC0415 - as above
+    import webbrowser
 
     shown = webbrowser.open(path.as_uri())
     if not shown:
-        typer.echo(f"ktx-flush: no browser could be started here: open {printable(str(path))} yourself", err=True)
+        complain(f"no browser could be started here: open {printable(str(path))} yourself")
     return shown

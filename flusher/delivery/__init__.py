@@ -1,1 +1,1 @@
-"""From the queue to PostHog: gather, send, judge the answer, settle."""
+"""From the queue to PostHog: `drain` sends and settles what waits; `backoff` and `state` say when to try again."""

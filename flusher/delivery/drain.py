@@ -15,8 +15,7 @@ from flusher.context import REJECTED_REASON, Context, Result
 from flusher.delivery.backoff import in_run_wait_s
 from flusher.delivery.gather import batches
 from flusher.delivery.verdict import Action, Answer, Verdict, judge
-from spool.queue.queue import Queue
-from spool.queue.transaction import Stored
+from spool.queue import Queue, Row
 
 __all__ = ["Drain"]
 
@@ -33,7 +32,7 @@ _MOST_REJECTED = 50
 class Sends(Protocol):
     """Puts a batch on its way."""
 
-    def send(self, batch: Sequence[Stored]) -> Waits:
+    def send(self, batch: Sequence[Row]) -> Waits:
         """Return at once."""
         ...
 
@@ -56,12 +55,12 @@ class Drain:
         self._courier = courier
         self._source = batches(queue.gather(), context.options.batch_size, most=context.options.max_events)
         # Acknowledged, and not yet taken out: that happens while the next request is under way.
-        self._unsettled: list[Stored] = []
+        self._unsettled: list[Row] = []
         # Halves of a batch that was rejected go before everything else.
-        self._halves: list[list[Stored]] = []
-        self._ahead: list[Stored] | None = None
-        # Dead by this run.
-        self._buried: set[int] = set()
+        self._halves: list[list[Row]] = []
+        self._ahead: list[Row] | None = None
+        # The numbers of those that this run made dead letters.
+        self._rejected: set[int] = set()
 
     def run(self) -> tuple[Result, str, float | None]:
         """Give how it ended: a result, its reason, and Retry-After in seconds where there was one."""
@@ -74,7 +73,7 @@ class Drain:
                     self._unsettled += batch
                 elif verdict.action is Action.SPLIT:
                     if self._rejects_everything(batch):
-                        self._revive()
+                        self._put_back()
                         return Result.REFUSED, f"PostHog rejects every event: {verdict.reason}", None
                     self._split(batch, verdict.reason)
                 else:
@@ -86,13 +85,13 @@ class Drain:
             return Result.REJECTED, REJECTED_REASON, None
         return Result.DELIVERED, "", None
 
-    def _next(self) -> list[Stored] | None:
+    def _next(self) -> list[Row] | None:
         if self._halves:
             return self._halves.pop()
         batch, self._ahead = self._ahead or next(self._source, None), None
         return batch
 
-    def _send(self, batch: list[Stored]) -> Verdict | None:
+    def _send(self, batch: list[Row]) -> Verdict | None:
         """Send a batch until there is a verdict on it; None when told to stop."""
         retry = 0
         while not self._must_stop():
@@ -134,28 +133,28 @@ class Drain:
             return Result.OFF, identity.decided_by, None
         return Result.TOLD_TO_STOP, "interrupted" if self._context.stop.is_set() else "out of time", None
 
-    def _split(self, batch: list[Stored], reason: str) -> None:
+    def _split(self, batch: list[Row], reason: str) -> None:
         """Halve a rejected batch until the culprit stands alone; that one becomes a dead letter."""
         if len(batch) > 1:
             middle = len(batch) // 2
             self._halves += [batch[middle:], batch[:middle]]
         else:
             self._context.report.rejected += self._queue.settle([], [(batch[0], reason)])
-            self._buried.add(batch[0].number)
+            self._rejected.add(batch[0].number)
             self._context.observer.settled(1)
 
-    def _rejects_everything(self, batch: list[Stored]) -> bool:
+    def _rejects_everything(self, batch: list[Row]) -> bool:
         """Tell a destination that rejects whatever comes from one event that is malformed.
 
         Without this, an address that answers 405 to everything would turn a backlog into dead letters.
         """
         report = self._context.report
         accepted = report.delivered + len(self._unsettled)
-        return len(batch) == 1 and accepted == 0 and len(self._buried) >= _MOST_REJECTED
+        return len(batch) == 1 and accepted == 0 and len(self._rejected) >= _MOST_REJECTED
 
-    def _revive(self) -> None:
+    def _put_back(self) -> None:
         """Put this run's dead letters back: it was not them."""
-        letters = [letter for letter in self._queue.dead() if letter.number in self._buried]
+        letters = [letter for letter in self._queue.dead() if letter.number in self._rejected]
         self._context.report.rejected -= self._queue.retry_dead(letters)
 
     def _settle(self) -> None:
@@ -164,5 +163,5 @@ class Drain:
         if taken:
             context = self._context
             context.report.delivered += self._queue.settle(taken)
-            context.tally.add(taken, context.clock())
+            context.counts.add(taken, context.clock())
             context.observer.settled(len(taken))

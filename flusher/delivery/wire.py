@@ -8,23 +8,24 @@ import os
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
-from io import BytesIO
+from json import dumps, loads
 from queue import SimpleQueue
 from typing import Any
 
 import requests
-from posthog.request import batch_post, determine_server_host
+from posthog.request import determine_server_host, post
 from requests.adapters import HTTPAdapter
 
 from flusher.delivery.verdict import Answer
 from spool.errors import ConfigurationError
 from spool.launch.destination import Destination
-from spool.queue.transaction import Stored
+from spool.queue import Row
 
 __all__ = ["Courier", "Reply", "probe"]
 
 # The server may wait 20 s for Kafka before it answers.
 TIMEOUT_S = 30.0
+_PATH = "/batch/"
 # A person waits for a probe; a host that takes longer to refuse nothing is in trouble.
 _PROBE_TIMEOUT_S = 10.0
 _PROXIES = {"http": ("http_proxy", "HTTP_PROXY"), "https": ("https_proxy", "HTTPS_PROXY")}
@@ -35,9 +36,7 @@ _UNUSABLE = (
 )
 # PostHog's answers are short; of a login page the first part is enough.
 _BODY_BYTES = 64 * 1024
-# Where the SDK puts the events of a batch, until we put them there as they were captured.
-_PLACE = "the events stand here"
-# The SDK compresses at level 9: three times the work for one part in fifty.
+# gzip's own default is 9: three times the work for one part in fifty.
 _LEVEL = 6
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
@@ -73,15 +72,12 @@ class Courier:
         self._destination = destination
         self._timeout_s = timeout_s
         self._session = _session(destination.host, env)
-        # What was answered is judged by us, not by what the SDK makes of it: some bodies make it stumble.
-        self._session.hooks["response"].append(self._see)
-        self._seen: requests.Response | None = None
-        self._work: SimpleQueue[tuple[Sequence[Stored], Reply] | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Sequence[Row], Reply] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="courier", daemon=True)
         self._thread.start()
         self.requests = 0
 
-    def send(self, batch: Sequence[Stored]) -> Reply:
+    def send(self, batch: Sequence[Row]) -> Reply:
         """Put a batch on its way; the reply tells when it was answered."""
         self.requests += 1
         reply = Reply()
@@ -96,41 +92,29 @@ class Courier:
         while (item := self._work.get()) is not None:
             batch, reply = item
             try:
-                reply.settle(self._post(",".join(stored.text for stored in batch)))
-            except Exception as error:  # noqa: BLE001 - this thread must answer, whatever it was
+                events = ",".join(stored.text for stored in batch).encode("ascii")
+            except Exception as error:  # noqa: BLE001 - this thread must answer, whatever lies in the queue
                 reply.settle(Answer(error=f"it can't be written as a request ({type(error).__name__})", faulty=True))
+            else:
+                reply.settle(self._post(events))
         self._session.close()
 
-    def _post(self, events: str) -> Answer:
-        self._seen = None
+    def _post(self, events: bytes) -> Answer:
         self._session.events = events
         try:
-            batch_post(
+            response = post(
                 self._destination.project_key or "",
                 determine_server_host(self._destination.host),
-                gzip=False,  # our session does
+                path=_PATH,
                 timeout=self._timeout_s,
                 session=self._session,
-                batch=[_PLACE],
                 historical_migration=False,
             )
-        except requests.TooManyRedirects:
-            return Answer(self._seen.status_code if self._seen is not None else 302, redirected=True)
+            return _answer(response)
         except (requests.RequestException, OSError) as error:
             return Answer(error=_words(error), unusable=isinstance(error, _UNUSABLE))
-        except Exception:
-            if self._seen is None:
-                raise
-        return _answer(self._seen)
-
-    def _see(self, response: requests.Response, *_args: object, **_options: object) -> requests.Response:
-        """Keep the answer with the first part of its body; an endless one is cut off."""
-        body = _first_part(response)
-        self._seen = requests.Response()
-        self._seen.status_code, self._seen.headers = response.status_code, response.headers
-        self._seen.history, self._seen.url, self._seen.request = response.history, response.url, response.request
-        self._seen.raw = BytesIO(body)
-        return self._seen
+        except Exception as error:  # noqa: BLE001 - this thread must answer; no event is to blame
+            return Answer(error=f"no request can be made here ({type(error).__name__})", unusable=True)
 
 
 def probe(host: str, env: Mapping[str, str]) -> tuple[Answer, str | None]:
@@ -139,37 +123,24 @@ def probe(host: str, env: Mapping[str, str]) -> tuple[Answer, str | None]:
     Gives the answer and its Date header. Raises ConfigurationError for a CA bundle that isn't there.
     """
     with _session(host, env) as session:
-        session.max_redirects = 1  # none is followed, but requests counts the one that it looks at
         try:
-            response = session.request(
-                "POST",
-                f"{determine_server_host(host).rstrip('/')}/batch/",
-                json={"batch": []},
-                timeout=_PROBE_TIMEOUT_S,
-                allow_redirects=False,
-            )
-            body = _first_part(response).decode("utf-8", "replace")
+            address = determine_server_host(host).rstrip("/") + _PATH
+            response = session.request("POST", address, json={"batch": []}, timeout=_PROBE_TIMEOUT_S)
+            return _answer(response), response.headers.get("Date")
         except (requests.RequestException, OSError, ValueError) as error:
             return Answer(error=_words(error), unusable=isinstance(error, _UNUSABLE)), None
-    return Answer(response.status_code, body, response.headers.get("Retry-After")), response.headers.get("Date")
 
 
-def _first_part(response: requests.Response) -> bytes:
-    """Read the first part of a body; an endless one is cut off."""
+def _answer(response: requests.Response) -> Answer:
+    """Read an answer with the first part of its body; an endless one is cut off."""
     body = bytearray()
     for part in response.iter_content(_BODY_BYTES):
         body += part
         if len(body) > _BODY_BYTES:
             response.close()
             break
-    return bytes(body[:_BODY_BYTES])
-
-
-def _answer(response: requests.Response | None) -> Answer:
-    if response is None:
-        return Answer(error="no answer")
-    body = response.content.decode("utf-8", "replace")
-    return Answer(response.status_code, body, response.headers.get("Retry-After"), bool(response.history))
+    text = body[:_BODY_BYTES].decode("utf-8", "replace")
+    return Answer(response.status_code, text, response.headers.get("Retry-After"), bool(response.history))
 
 
 def _words(error: Exception) -> str:
@@ -197,31 +168,29 @@ def _words(error: Exception) -> str:
 
 
 class _Session(requests.Session):
-    """Sends a batch of the SDK's with the frozen texts in it, each byte as it was captured, compressed.
+    """Writes the body of a batch: the SDK's fields, and last the events, each byte as it was frozen.
 
-    The SDK says where to, under which headers and in which form; it would parse, write and compress every
-    event once more, which is most of what a drain costs.
+    The SDK gives the address, the headers and every other field; left to it, each event would be parsed, written
+    and compressed once more, which is most of what a drain costs.
     """
 
-    events = ""
+    events = b""
 
-    def post(self, url: str | bytes, data: Any = None, json: Any = None, **options: Any) -> requests.Response:
-        """Put the events in their place, and send; without any, send what is given."""
-        if not self.events:
-            return super().post(url, data, json, **options)
-        before, place, after = str(data).partition(f'"{_PLACE}"')
-        if not place:
-            raise RuntimeError("this posthog-python writes a batch in another form")
-        body = f"{before}{self.events}{after}".encode("ascii")
+    def post(self, url: str | bytes, data: Any = None, json: Any = None, **options: Any) -> requests.Response:  # noqa: ARG002 - the signature of requests
+        """Send the fields of `data`, a JSON object, with `events` as its last one, compressed."""
+        fields = [f"{dumps(name)}: {dumps(value)}" for name, value in loads(data).items()]
+        body = b'{%b, "batch": [%b]}' % (", ".join(fields).encode(), self.events)
         headers = {**options.pop("headers", {}), "Content-Encoding": "gzip"}
-        return super().post(url, gzip.compress(body, _LEVEL, mtime=0), json, headers=headers, **options)
+        return super().post(url, gzip.compress(body, _LEVEL, mtime=0), headers=headers, **options)
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Say of every answer that it leads nowhere else: a redirect is an answer like any other."""
 
 
 def _session(host: str, env: Mapping[str, str]) -> _Session:
     session = _Session()
     session.trust_env = False
     session.stream = True  # a body is read by us, up to a limit
-    session.max_redirects = 0
     adapter = HTTPAdapter(max_retries=0, pool_maxsize=1)
     session.mount("https://", adapter)
     session.mount("http://", adapter)

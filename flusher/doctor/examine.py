@@ -12,37 +12,47 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flusher.commands.tool import tool
 from flusher.delivery import state
-from flusher.doctor import checks, checks_disk
+from flusher.doctor import checks
+from flusher.doctor.disk import (
+    Inspected,
+    inspect_queue,
+    look_at_files,
+    look_at_home,
+    names,
+    scratch,
+    try_canary,
+    try_lock,
+)
 from flusher.doctor.finding import Finding
-from flusher.doctor.places import look_at_home, names, places
-from flusher.doctor.scratch import Inspected, inspect_queue, scratch, try_canary, try_lock
 from flusher.schedule.cron import daemon_runs
-from flusher.schedule.installed import stale
-from flusher.schedule.planner import look_at_all
+from flusher.schedule.method import stale
+from flusher.schedule.planner import look_at_all, tool
 from flusher.schedule.timetable import entry_name
+from spool.beside import aside
 from spool.consent.identity import consent
-from spool.consent.rule import is_set
 from spool.errors import ConfigurationError, SpoolError
-from spool.event.build import compose, envelope, freeze
-from spool.event.host_facts import host_facts
-from spool.fallback import aside
-from spool.fallback.mounts import file_system, is_network
+from spool.event import compose, envelope, freeze, host_facts
+from spool.home.mounts import file_system, is_network
 from spool.home.paths import Paths
 from spool.launch.destination import Destination, check_host, resolve
-from spool.queue.disk import sqlite_facts
-from spool.queue.transaction import Stored
-from spool.settings import VERSION, Limits, env_prefix
+from spool.queue import Row
+from spool.queue.cache import sqlite_facts
+from spool.settings import VERSION, Limits, env_prefix, is_set
 
-__all__ = ["Patient", "examine"]
+__all__ = ["examine"]
 
 # The courier's own limit, and a little more.
 _ANSWER_S = 35.0
 
 
+def examine(app: str, paths: Paths, env: Mapping[str, str], *, send: bool) -> list[Finding]:
+    """Look at everything, once; with `send` one canary event goes to the server. Never raises for what it finds."""
+    return _Examination(app, paths, env).run(send=send)
+
+
 @dataclass(slots=True)
-class Patient:
+class _Examination:
     """What is examined: one app's home, in one environment, and what was found so far."""
 
     app: str
@@ -66,51 +76,164 @@ class Patient:
         debug = is_set(self.env.get(f"{self.prefix}TELEMETRY_DEBUG"))
         return consent(self.app, self.paths, self.env).identity.enabled and not debug
 
+    def run(self, *, send: bool) -> list[Finding]:
+        """Look at everything, once; with `send` one canary event goes to the server."""
+        found = self.findings
+        identity = consent(self.app, self.paths, self.env).identity
+        debug = is_set(self.env.get(f"{self.prefix}TELEMETRY_DEBUG"))
+        found.append(checks.consent(identity, self.prefix, str(self.paths.home), self.tool, debug=debug))
+        destination = self._destination()
+        if destination is not None and self.may_send:
+            self._server(destination)
+        home = look_at_home(self.paths.home)
+        found.append(checks.home(home, self.prefix))
+        canary, inspected = None, None
+        if home.mode is not None and home.is_folder:
+            canary, inspected = self._disk()
+        if send and canary is not None and destination is not None and destination.project_key is not None:
+            self._send(destination, canary)
+        self._schedule()
+        if inspected is not None:
+            self._flusher(inspected)
+        return found
 
-def examine(app: str, paths: Paths, env: Mapping[str, str], *, send: bool) -> list[Finding]:
-    """Look at everything, once; with `send` one canary event goes to the server. Never raises for what it finds."""
-    patient = Patient(app, paths, env)
-    found = patient.findings
-    identity = consent(app, paths, env).identity
-    debug = is_set(env.get(f"{patient.prefix}TELEMETRY_DEBUG"))
-    found.append(checks.consent(identity, patient.prefix, str(paths.home), patient.tool, debug=debug))
-    destination = _destination(patient)
-    if destination is not None and patient.may_send:
-        _server(patient, destination)
-    home = look_at_home(paths.home)
-    found.append(checks_disk.home(home, patient.prefix))
-    canary, inspected = None, None
-    if home.mode is not None and home.is_folder:
-        canary, inspected = _disk(patient)
-    if send and canary is not None and destination is not None and destination.project_key is not None:
-        _send(patient, destination, canary)
-    _schedule(patient)
-    if inspected is not None:
-        _flusher(patient, inspected)
-    return found
+    # -- where events go ----------------------------------------------------------------------------------------
 
+    def _destination(self) -> Destination | None:
+        """Judge key and host each for itself; give both where the host can be used."""
+        app, paths, env = self.app, self.paths, self.env
+        host, host_problem = None, None
+        try:
+            host = resolve(app, paths, env, key="phc_").host
+        except ConfigurationError as error:
+            host_problem = str(error)
+        key, key_problem = None, None
+        try:
+            key = resolve(app, paths, env, host="https://localhost").project_key
+        except ConfigurationError as error:
+            key_problem = str(error)
+        self.findings += [
+            checks.key(key, key_problem, self.prefix),
+            checks.host(host, host_problem, self.prefix, encrypted=_is_encrypted(host)),
+        ]
+        return None if host is None else Destination(host, key)
 
-# -- where events go ----------------------------------------------------------------------------------------
+    def _server(self, destination: Destination) -> None:
+        from flusher.delivery.wire import probe  # noqa: PLC0415 - posthog costs 200 ms, for telemetry that is on
 
+        try:
+            answer, date = probe(destination.host, self.env)
+        except ConfigurationError as error:
+            self.findings.append(checks.certificates(str(error)))
+            return
+        now = datetime.now(UTC)
+        self.findings.append(checks.server(destination.host, answer, now))
+        clock = checks.clock(date, now)
+        if clock is not None:
+            self.findings.append(clock)
 
-def _destination(patient: Patient) -> Destination | None:
-    """Judge key and host each for itself; give both where the host can be used."""
-    app, paths, env = patient.app, patient.paths, patient.env
-    host, host_problem = None, None
-    try:
-        host = resolve(app, paths, env, key="phc_").host
-    except ConfigurationError as error:
-        host_problem = str(error)
-    key, key_problem = None, None
-    try:
-        key = resolve(app, paths, env, host="https://localhost").project_key
-    except ConfigurationError as error:
-        key_problem = str(error)
-    patient.findings += [
-        checks.key(key, key_problem, patient.prefix),
-        checks.host(host, host_problem, patient.prefix, encrypted=_is_encrypted(host)),
-    ]
-    return None if host is None else Destination(host, key)
+    def _send(self, destination: Destination, canary: Row) -> None:
+        """Send the canary, once, without the number that the scratch queue gave it: a gap in them means a loss."""
+        from flusher.delivery.wire import Courier  # noqa: PLC0415 - as above
+
+        if not self.may_send:
+            return
+        try:
+            courier = Courier(destination, self.env)
+        except ConfigurationError:
+            return  # the certificates: said above
+        try:
+            answer = courier.send([canary]).wait(_ANSWER_S)
+        finally:
+            courier.close()
+        self.findings.append(checks.delivery(answer, datetime.now(UTC)))
+
+    # -- where events wait --------------------------------------------------------------------------------------
+
+    def _disk(self) -> tuple[Row | None, Inspected | None]:
+        """Judge file system, files, SQLite; then try locks, a canary and a copy of the queue in a scratch folder."""
+        paths, found = self.paths, self.findings
+        kind = file_system(paths.home)
+        found.append(checks.network(kind, self.prefix, is_network=is_network(paths.home)))
+        files = checks.files(list(look_at_files(paths)), str(paths.spool))
+        version, takes_double_quotes = sqlite_facts()
+        sqlite = checks.sqlite(version, takes_double_quotes=takes_double_quotes)
+        found += [files, sqlite]
+        quarantine = checks.quarantine(names(paths.quarantine), str(paths.quarantine))
+        if quarantine is not None:
+            found.append(quarantine)
+        if not self.may_send:
+            return None, None
+        try:
+            with scratch(paths) as folder:
+                # To lock a file sets its mode right: while modes are wrong, that is left to the person.
+                locked = self._locks(folder, own=files.state == "ok")
+                canary = self._canary(folder) if sqlite.state == "ok" else None
+                if locked and files.state == "ok" and sqlite.state == "ok":
+                    return canary, self._queue(folder)
+                found.append(checks.queue_not_seen(self.tool))
+                return canary, None
+        except OSError as error:
+            found.append(checks.canary(error, self.prefix))
+            return None, None
+
+    def _locks(self, folder: Path, *, own: bool) -> bool:
+        path = self.paths.queue_lock
+        error: Exception | None = None
+        try:
+            try_lock(folder, path if own else None)
+        except (SpoolError, OSError) as refusal:
+            error = refusal
+        self.findings.append(checks.locks(error, str(path), self.prefix))
+        return error is None
+
+    def _canary(self, folder: Path) -> Row | None:
+        """Give the canary as it came out of a scratch queue, without its number there."""
+        identity = consent(self.app, self.paths, self.env).identity
+        fields = {**host_facts(VERSION, self.env), **envelope(None, geoip_disable=True, person_profiles=False)}
+        distinct_id = identity.install_id or "unknown"
+        message = compose("spool_canary", None, fields, distinct_id=distinct_id, timestamp=None, uuid=None)
+        event = freeze(message, Limits().max_event_bytes)
+        stored, error = None, None
+        try:
+            stored = try_canary(folder, event.text)
+        except (SpoolError, OSError, ValueError) as refusal:
+            error = refusal
+        self.findings.append(checks.canary(error, self.prefix))
+        return None if stored is None else stored._replace(text=event.text)
+
+    def _queue(self, folder: Path) -> Inspected | None:
+        try:
+            inspected = inspect_queue(self.paths, folder)
+        except (SpoolError, OSError) as error:
+            self.findings.append(
+                Finding("queue", "warn", f"it could not be looked at: {error}", "mend what is said here")
+            )
+            return None
+        account = inspected.account
+        self.findings.append(checks.queue(inspected.damage, account.pending, account.dead, self.tool))
+        return None if inspected.damage else inspected
+
+    # -- what comes of it ---------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        found, _unseen = look_at_all()
+        own = entry_name(self.app, self.paths.home)
+        judged = [(one, stale(one.command, home_too=one.name != own)) for one in found]  # our home was looked at
+        self.findings += checks.schedule(judged, own, self.tool, daemon=daemon_runs())
+
+    def _flusher(self, inspected: Inspected) -> None:
+        now = time.time()
+        beside = aside.files(self.paths)
+        moments = [inspected.account.oldest_at] if inspected.account.oldest_at is not None else []
+        for path in beside[:1]:
+            try:
+                moments.append(os.stat(path).st_mtime)
+            except OSError:
+                continue  # absorbed since it was listed
+        oldest_age_s = now - min(moments) if moments else None
+        waiting = inspected.account.pending + len(beside)
+        self.findings.append(checks.flusher(state.load(self.paths), waiting, oldest_age_s, now, self.tool))
 
 
 def _is_encrypted(host: str | None) -> bool:
@@ -120,130 +243,3 @@ def _is_encrypted(host: str | None) -> bool:
     except ConfigurationError:
         return False
     return True
-
-
-def _server(patient: Patient, destination: Destination) -> None:
-    from flusher.delivery.wire import probe  # noqa: PLC0415 - posthog costs 200 ms, for telemetry that is on
-
-    try:
-        answer, date = probe(destination.host, patient.env)
-    except ConfigurationError as error:
-        patient.findings.append(checks.certificates(str(error)))
-        return
-    now = datetime.now(UTC)
-    patient.findings.append(checks.server(destination.host, answer, now))
-    clock = checks.clock(date, now)
-    if clock is not None:
-        patient.findings.append(clock)
-
-
-def _send(patient: Patient, destination: Destination, canary: Stored) -> None:
-    """Send the canary, once, without the number that the scratch queue gave it: a gap in them means a loss."""
-    from flusher.delivery.wire import Courier  # noqa: PLC0415 - as above
-
-    if not patient.may_send:
-        return
-    try:
-        courier = Courier(destination, patient.env)
-    except ConfigurationError:
-        return  # the certificates: said above
-    try:
-        answer = courier.send([canary]).wait(_ANSWER_S)
-    finally:
-        courier.close()
-    patient.findings.append(checks.delivery(answer, datetime.now(UTC)))
-
-
-# -- where events wait --------------------------------------------------------------------------------------
-
-
-def _disk(patient: Patient) -> tuple[Stored | None, Inspected | None]:
-    """Judge file system, files, SQLite; then try locks, a canary and a copy of the queue in a scratch folder."""
-    paths, found = patient.paths, patient.findings
-    kind = file_system(paths.home)
-    found.append(checks_disk.network(kind, patient.prefix, is_network=is_network(paths.home)))
-    files = checks_disk.files(list(places(paths)), str(paths.spool))
-    version, takes_double_quotes = sqlite_facts()
-    sqlite = checks_disk.sqlite(version, takes_double_quotes=takes_double_quotes)
-    found += [files, sqlite]
-    quarantine = checks_disk.quarantine(names(paths.quarantine), str(paths.quarantine))
-    if quarantine is not None:
-        found.append(quarantine)
-    if not patient.may_send:
-        return None, None
-    try:
-        with scratch(paths) as folder:
-            # To lock a file sets its mode right: while modes are wrong, that is left to the person.
-            locked = _locks(patient, folder, own=files.state == "ok")
-            canary = _canary(patient, folder) if sqlite.state == "ok" else None
-            if locked and files.state == "ok" and sqlite.state == "ok":
-                return canary, _queue(patient, folder)
-            found.append(checks_disk.queue_not_seen(patient.tool))
-            return canary, None
-    except OSError as error:
-        found.append(checks_disk.canary(error, patient.prefix))
-        return None, None
-
-
-def _locks(patient: Patient, folder: Path, *, own: bool) -> bool:
-    path = patient.paths.queue_lock
-    error: Exception | None = None
-    try:
-        try_lock(folder, path if own else None)
-    except (SpoolError, OSError) as refusal:
-        error = refusal
-    patient.findings.append(checks_disk.locks(error, str(path), patient.prefix))
-    return error is None
-
-
-def _canary(patient: Patient, folder: Path) -> Stored | None:
-    """Give the canary as it came out of a scratch queue, without its number there."""
-    identity = consent(patient.app, patient.paths, patient.env).identity
-    fields = {**host_facts(VERSION, patient.env), **envelope(None, geoip_disable=True, person_profiles=False)}
-    distinct_id = identity.install_id or "unknown"
-    message = compose("spool_canary", None, fields, distinct_id=distinct_id, timestamp=None, uuid=None)
-    event = freeze(message, Limits().max_event_bytes)
-    stored, error = None, None
-    try:
-        stored = try_canary(folder, event.text)
-    except (SpoolError, OSError, ValueError) as refusal:
-        error = refusal
-    patient.findings.append(checks_disk.canary(error, patient.prefix))
-    return None if stored is None else stored._replace(text=event.text)
-
-
-def _queue(patient: Patient, folder: Path) -> Inspected | None:
-    try:
-        inspected = inspect_queue(patient.paths, folder)
-    except (SpoolError, OSError) as error:
-        patient.findings.append(
-            Finding("queue", "warn", f"it could not be looked at: {error}", "mend what is said here")
-        )
-        return None
-    account = inspected.account
-    patient.findings.append(checks_disk.queue(inspected.damage, account.pending, account.dead, patient.tool))
-    return None if inspected.damage else inspected
-
-
-# -- what comes of it ---------------------------------------------------------------------------------------
-
-
-def _schedule(patient: Patient) -> None:
-    found, _unseen = look_at_all()
-    own = entry_name(patient.app, patient.paths.home)
-    judged = [(one, stale(one.command, home_too=one.name != own)) for one in found]  # our home was looked at
-    patient.findings += checks.schedule(judged, own, patient.tool, daemon=daemon_runs())
-
-
-def _flusher(patient: Patient, inspected: Inspected) -> None:
-    now = time.time()
-    beside = aside.files(patient.paths)
-    moments = [inspected.account.oldest_at] if inspected.account.oldest_at is not None else []
-    for path in beside[:1]:
-        try:
-            moments.append(os.stat(path).st_mtime)
-        except OSError:
-            continue  # absorbed since it was listed
-    oldest_age_s = now - min(moments) if moments else None
-    waiting = inspected.account.pending + len(beside)
-    patient.findings.append(checks.flusher(state.load(patient.paths), waiting, oldest_age_s, now, patient.tool))

@@ -1,18 +1,30 @@
-"""One thing that doctor looked at: its state, what was found, and how to mend it."""
+"""One thing that doctor looked at: its state, what was found, how to mend it; all of them as JSON for somebody else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
 
-__all__ = ["Finding", "State", "exit_code"]
+from spool.consent.identity import read_stored
+from spool.exception.redaction import redact, whereabouts
+from spool.home.mounts import file_system
+from spool.home.paths import Paths
+from spool.queue.cache import sqlite_facts
+from spool.settings import VERSION
+
+__all__ = ["Finding", "State", "as_object", "exit_code"]
 
 State = Literal["ok", "warn", "fail"]
 
 # What only the other end, or the network, can mend: events wait meanwhile.
 _DESTINATION = {"server", "delivery", "flusher"}
 _CONFIGURATION, _UNREACHABLE = 2, 75
+_LONGEST = 2_000
+_PACKAGES = ("diskcache", "filelock", "posthog", "python-crontab", "requests", "typer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +47,48 @@ def exit_code(findings: Iterable[Finding]) -> int:
     if not failed:
         return 0
     return _UNREACHABLE if failed <= _DESTINATION else _CONFIGURATION
+
+
+def as_object(findings: Sequence[Finding], app: str, paths: Paths, env: Mapping[str, str]) -> dict[str, object]:
+    """Give findings and versions, without the name or home of a person and without the install id."""
+    user_home, user = whereabouts(env)
+    secrets = [read_stored(paths.identity).install_id or ""]
+
+    def clean(text: str | None) -> str | None:
+        # The home first: it may lie anywhere, and its name may be that of a person.
+        short = None if text is None else text.replace(str(paths.home), f"~/.{app}")
+        return short and redact(short, secrets=secrets, home=user_home, user=user, limit=_LONGEST)
+
+    return {
+        "exit_code": exit_code(findings),
+        "findings": [
+            {**finding.as_json(), "what": clean(finding.what), "mend": clean(finding.mend)} for finding in findings
+        ],
+        "versions": _versions(paths),
+    }
+
+
+def _versions(paths: Paths) -> dict[str, Any]:
+    return {
+        "ktx_spool": VERSION,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "sqlite": sqlite_facts()[0],
+        "platform": f"{sys.platform} {platform.machine()}",
+        "os": _system(),
+        "file_system": file_system(paths.home),
+        "packages": {name: _package(name) for name in _PACKAGES},
+    }
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return f"{platform.system()} {platform.release()}"
+
+
+def _package(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,1 +1,1 @@
-"""What a person asks: the status, the page, the audit."""
+"""What a person asks of a spool: `status`, the `audit` of silent events, the `facts` of the report and its `page`."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
-from flusher.commands.letters import printable
-from spool.command.sightings import ENOUGH, Ran, Version
+from flusher.text import printable
+from spool.beside.sightings import ENOUGH, Ran, Version
 
 __all__ = ["Audit", "Silent", "audit", "told"]
 

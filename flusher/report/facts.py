@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from flusher import journal
-from flusher.commands.letters import Letter, dead, printable, waiting
-from flusher.delivery.counts import DELAYS
+from flusher.counts import DELAYS
+from flusher.letters import Letter, dead, waiting
 from flusher.report.status import Status, collect
+from flusher.text import printable
 from spool.home.paths import Paths
-from spool.queue.queue import Queue
+from spool.queue import Queue
 
-__all__ = ["Facts", "Letters", "Payload", "by_time", "gather_facts"]
+__all__ = ["EventGroup", "Facts", "Payload", "by_time", "gather_facts"]
 
 # A person reads some of them; a browser opens some megabytes without a thought.
 _MOST_PAYLOADS = 200
@@ -40,7 +41,7 @@ class Payload:
 
 
 @dataclass(slots=True)
-class Letters:
+class EventGroup:
     """Events of one kind: counts of all, the payloads of the first of them."""
 
     total: int = 0
@@ -81,9 +82,9 @@ class Facts:
     home: str
     made_at: datetime
     status: Status
-    waiting: Letters
-    dead: Letters
-    runs: list[journal.Entry]
+    waiting: EventGroup
+    dead: EventGroup
+    runs: list[journal.LoggedRun]
 
     @property
     def sent_by_event(self) -> Counter[str]:
@@ -117,12 +118,12 @@ def gather_facts(app: str, paths: Paths, env: Mapping[str, str], queue: Queue) -
         status=collect(app, paths, env),
         waiting=_counted(waiting(paths, queue)),
         dead=_counted(dead(queue)),
-        runs=journal.entries(paths)[::-1],
+        runs=journal.logged_runs(paths)[::-1],
     )
 
 
-def _counted(found: Iterable[Letter]) -> Letters:
-    letters = Letters()
+def _counted(found: Iterable[Letter]) -> EventGroup:
+    letters = EventGroup()
     for letter in found:
         letters.add(letter)
     return letters

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
+from flusher.context import open_queue
 from flusher.delivery import state
-from flusher.schedule.installed import Plan
+from flusher.schedule.method import Plan
+from flusher.schedule.planner import look
+from flusher.text import moment
+from spool.beside import aside
 from spool.consent.identity import Identity, consent
 from spool.errors import ConfigurationError, SpoolError
-from spool.fallback import aside
 from spool.home.paths import Paths
 from spool.launch.destination import resolve
-from spool.queue.account import Account
-from spool.queue.queue import Queue
+from spool.queue import Account
 
 __all__ = ["Status", "collect"]
 
@@ -62,29 +63,20 @@ class Status:
         }
 
 
-def moment(seconds: float | None) -> str | None:
-    """Write seconds since the epoch as RFC 3339."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
 def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
     """Read the state of a spool. Creates nothing; what can't be read is said in `problem`.
 
     Events in aside files were captured and wait: they count in both numbers of the account.
     """
-    from flusher.schedule.planner import look  # noqa: PLC0415 - cron's, systemd's and launchd's ways, for `status` only
-
     problem: str | None = None
     account, beside = Account(), 0
-    queue = Queue(paths, wait_s=5.0)
-    try:
-        account = queue.account()
-        known = queue.absorbed_names() if account.captured else set()
-        beside = sum(path.name not in known for path in aside.files(paths))
-    except SpoolError as error:
-        problem = str(error)
-    finally:
-        queue.close()
+    with closing(open_queue(paths)) as queue:
+        try:
+            account = queue.account()
+            known = queue.absorbed_names() if account.captured else set()
+            beside = sum(path.name not in known for path in aside.files(paths))
+        except SpoolError as error:
+            problem = str(error)
     oldest = account.oldest_at
     return Status(
         identity=consent(app, paths, env).identity,

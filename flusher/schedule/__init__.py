@@ -1,1 +1,1 @@
-"""The cron job: by cron, systemd or launchd."""
+"""Regular runs by cron, systemd or launchd. `planner` looks at, installs and removes them for one app and home."""

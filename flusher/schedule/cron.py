@@ -13,8 +13,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from flusher.schedule.installed import Installed, next_by_clock
-from flusher.schedule.programs import call, is_there
+from flusher.schedule.method import Installed, call, is_there, next_by_clock
 from flusher.schedule.timetable import Entry, Timetable
 from spool.errors import ConfigurationError
 

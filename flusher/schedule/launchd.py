@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import plistlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flusher.schedule.installed import Installed, next_by_clock
-from flusher.schedule.programs import call, is_there, put_back, refusals_named
+from flusher.schedule.method import Installed, call, is_there, next_by_clock, put_back, refusals_named
 from flusher.schedule.timetable import Entry, Timetable
 from spool.errors import ConfigurationError
 from spool.home.files import read_bounded, write_atomic
@@ -101,4 +101,6 @@ def _timetable(fields: Mapping[str, Any]) -> Timetable:
 
 
 def _domain() -> str:
+    if sys.platform == "win32":
+        raise ConfigurationError("there is no launchd on this system: give --method cron")
     return f"gui/{os.getuid()}"

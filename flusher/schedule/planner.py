@@ -7,22 +7,23 @@ this shell says no, nothing is scheduled: the scheduled run would not see that v
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from flusher.schedule.cron import Cron
-from flusher.schedule.installed import Installed, Method, Plan
 from flusher.schedule.launchd import Launchd
+from flusher.schedule.method import Installed, Method, Plan
 from flusher.schedule.systemd import Systemd
 from flusher.schedule.timetable import Entry, Timetable, check_words, entry_name, parse_every
 from spool.consent.identity import read_stored
 from spool.errors import ConfigurationError
-from spool.home.paths import Paths
+from spool.home.paths import Paths, resolve_home
 from spool.launch.start import command
 
-__all__ = ["METHODS", "Change", "install", "look", "look_at_all", "remove"]
+__all__ = ["METHODS", "Change", "install", "look", "look_at_all", "remove", "tool"]
 
 METHODS = ("launchd", "systemd", "cron")
 _DEFAULT_EVERY = "15m"
@@ -104,6 +105,14 @@ def remove(app: str, paths: Paths) -> tuple[Installed, ...]:
     if not gone and refusals:
         raise ConfigurationError(refusals[0])
     return tuple(gone.values())
+
+
+def tool(app: str, paths: Paths, env: Mapping[str, str]) -> str:
+    """Give `ktx-flush` with `--app` and `--home` where it would look elsewhere without them, for a person to copy."""
+    words = ["ktx-flush"] + (["--app", app] if app != "ktx" else [])
+    if paths.home != resolve_home(app, None, env):
+        words += ["--home", str(paths.home)]
+    return shlex.join(words)
 
 
 def _methods() -> tuple[Method, ...]:

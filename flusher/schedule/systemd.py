@@ -12,8 +12,7 @@ import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flusher.schedule.installed import Installed, next_by_clock
-from flusher.schedule.programs import call, is_there, put_back, refusals_named
+from flusher.schedule.method import Installed, call, is_there, next_by_clock, put_back, refusals_named
 from flusher.schedule.timetable import Entry, Timetable
 from spool.errors import ConfigurationError
 from spool.home.files import read_bounded, write_atomic

@@ -1,4 +1,4 @@
-"""A Typer CLI without telemetry: what the two others are measured against."""
+"""A Typer CLI without telemetry: what the others add to."""
 
 import time
 

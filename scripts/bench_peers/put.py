@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -35,14 +36,6 @@ def persist_queue(folder: str) -> Put:
     return lambda: queue.put(TEXT)
 
 
-def litequeue(folder: str) -> Put:
-    """It sets WAL and synchronous NORMAL itself."""
-    from litequeue import LiteQueue
-
-    queue = LiteQueue(folder + "/queue.db")
-    return lambda: queue.put(TEXT)
-
-
 def raw_sqlite(folder: str) -> Put:
     """The limit: one INSERT, committed; no lock of our own, no consent, no limits."""
     connection = sqlite3.connect(folder + "/raw.db", isolation_level=None, timeout=60)
@@ -52,28 +45,21 @@ def raw_sqlite(folder: str) -> Put:
     return lambda: connection.execute("INSERT INTO events (text) VALUES (?)", (TEXT,))
 
 
-def diskcache(folder: str) -> Put:
-    """A plain diskcache, pushed to as a queue."""
-    import diskcache as library
+def floor(folder: str) -> Put:
+    """The lock by filelock, the append by diskcache, and nothing else."""
+    from scripts.bench_peers.floor import Floor
 
-    cache = library.Cache(folder, timeout=60)
-    return lambda: cache.push(TEXT)
-
-
-def azure(folder: str) -> Put:
-    """The part of azure-cli-telemetry that writes; its `save` would also start an upload to Microsoft."""
-    from azure.cli.telemetry.util import save_payload
-
-    return lambda: save_payload(folder, TEXT)
+    queue = Floor(folder)
+    return lambda: queue.append(TEXT)
 
 
+THREAD = "spool, second thread"
 PEERS = {
     "spool": spool,
+    THREAD: spool,
+    "floor": floor,
     "persist-queue": persist_queue,
-    "litequeue": litequeue,
     "raw sqlite3": raw_sqlite,
-    "diskcache": diskcache,
-    "azure-cli-telemetry": azure,
 }
 
 
@@ -83,10 +69,20 @@ def main(peer: str, folder: str, count: str) -> None:
     put()
     print("open", flush=True)
     sys.stdin.readline()
+    if peer == THREAD:
+        thread = threading.Thread(target=measure, args=(put, int(count)))
+        thread.start()
+        thread.join()
+    else:
+        measure(put, int(count))
+
+
+def measure(put: Put, count: int) -> None:
+    """Put so many and print what was seen."""
     taken: list[float] = []
     states: Counter[str] = Counter()
     first, cpu = time.monotonic(), time.process_time()
-    for _ in range(int(count)):
+    for _ in range(count):
         started = time.perf_counter()
         state = put()
         taken.append(time.perf_counter() - started)

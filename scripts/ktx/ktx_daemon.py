@@ -12,13 +12,13 @@ import os
 import platform
 import signal
 import socket
+import socketserver
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 from threading import Thread
 from types import FrameType
 from typing import cast
@@ -26,6 +26,8 @@ from typing import cast
 from ktx_render import as_json, printable
 from ktx_scan import ScanError, scan
 from ktx_telemetry import VERSION, telemetry
+
+assert sys.platform != "win32", "the daemon listens on a Unix socket"  # noqa: S101 - mypy reads it, too
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP = "stop"  # what a request to stop leaves in the queue of ends
@@ -142,7 +144,7 @@ def _clear(path: Path) -> None:
     raise DaemonError(f"{path}: a daemon listens there already")
 
 
-class _Server(ThreadingUnixStreamServer):
+class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     block_on_close = False  # a client that hangs does not keep it from ending
 
@@ -166,7 +168,7 @@ class _Server(ThreadingUnixStreamServer):
             self.ends.put(error)
 
 
-class _Handler(StreamRequestHandler):
+class _Handler(socketserver.StreamRequestHandler):
     timeout = CLIENT_WAIT_S
 
     def handle(self) -> None:

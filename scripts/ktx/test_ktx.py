@@ -18,6 +18,9 @@ from sample_shop import make_shop
 
 from spool.testing import Captured
 
+if sys.platform == "win32":
+    pytest.skip("the daemon listens on a Unix socket", allow_module_level=True)
+
 WAIT_S = 20.0  # generous: the daemon listens at once
 
 Ktx = Callable[..., object]

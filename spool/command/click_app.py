@@ -13,28 +13,27 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from spool.command.click_watch import Watch
+from spool.command.click_watch import ClickWatch
 from spool.command.command_line import Asked, read
+from spool.command.signals import handled
+from spool.command.span import CommandSpan
 from spool.errors import InvalidEventError
-
-if TYPE_CHECKING:
-    from spool.command.span import CommandSpan
-    from spool.telemetry import Telemetry
+from spool.host import Host
 
 __all__ = ["run"]
 
 
-def run(telemetry: Telemetry, app: Any, args: Sequence[str] | None = None) -> NoReturn:
+def run(host: Host, app: Any, args: Sequence[str] | None = None) -> NoReturn:
     """Run the app to its end, and the process with it. Raises TypeError for no Typer and no Click app."""
     command = _command(app)
     try:
-        if telemetry.recorder.silenced_by() is not None or _completes(telemetry.app):
+        if host.silenced_by(host.look()) is not None or _completes(host.options.app):
             _leave_by(app, args)
-        telemetry.arguments = list(args or ())
-        with telemetry.signals():
-            _counted(telemetry, app, command, args)
+        host.arguments = list(args or ())
+        with handled(host):
+            _counted(host, app, command, args)
     except BaseException as error:
         error.__traceback__ = _without_ours(error.__traceback__)
         raise
@@ -45,16 +44,16 @@ def _leave_by(app: Any, args: Sequence[str] | None) -> NoReturn:
     sys.exit(app() if args is None else app(args=list(args)))
 
 
-def _counted(telemetry: Telemetry, app: Any, command: Any, args: Sequence[str] | None) -> NoReturn:
-    draft = read(command, telemetry.app, sys.argv[1:] if args is None else args)
-    span = telemetry.command(draft.path, draft.flags)
+def _counted(host: Host, app: Any, command: Any, args: Sequence[str] | None) -> NoReturn:
+    draft = read(command, host.options.app, sys.argv[1:] if args is None else args)
+    span = CommandSpan(host, draft.path, draft.flags)
 
     def taken(asked: Asked) -> None:
         span.describe(asked.path, asked.flags)
         if not span.began:
             span.begin()
 
-    watch = Watch(telemetry.app, taken)
+    watch = ClickWatch(host.options.app, taken)
     if not draft.informs:  # else, should it begin all the same, when the app has taken it up
         span.begin()
     try:
@@ -65,7 +64,7 @@ def _counted(telemetry: Telemetry, app: Any, command: Any, args: Sequence[str] |
         raise
 
 
-def _end(span: CommandSpan, watch: Watch, error: BaseException) -> None:
+def _end(span: CommandSpan, watch: ClickWatch, error: BaseException) -> None:
     if watch.informed:
         span.drop()
         return

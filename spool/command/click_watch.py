@@ -14,15 +14,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from spool.command.command_line import Asked, long_name
-from spool.command.outcome import is_clicks, is_control_flow, outcome_of
+from spool.exception.outcome import is_clicks, is_control_flow, outcome_of
 
-__all__ = ["Watch"]
+__all__ = ["ClickWatch"]
 
 Method = Callable[..., Any]
 _ABSENT = object()
 
 
-class Watch:
+class ClickWatch:
     """One command line on its way through an app.
 
     `on_taken` is called when a command was taken up, with what the line asks for as far as it was read.

@@ -8,10 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from spool.telemetry import Telemetry
+from spool.host import Host
 
 __all__ = ["handled"]
 
@@ -20,7 +19,7 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 @contextmanager
-def handled(telemetry: Telemetry) -> Iterator[None]:
+def handled(host: Host) -> Iterator[None]:
     """See to SIGINT, SIGTERM and SIGHUP for the block; nothing in a thread other than the main one.
 
     What would happen without us happens, and the open command is told of it:
@@ -41,7 +40,7 @@ def handled(telemetry: Telemetry) -> Iterator[None]:
     exchanged: dict[int, tuple[Any, Handler]] = {}
     try:
         for number, present in _ours_to_see():
-            ours = _calling(telemetry, present) if callable(present) else _ending(telemetry)
+            ours = _calling(host, present) if callable(present) else _ending(host)
             exchanged[number] = (present, ours)
             signal.signal(number, ours)
         yield
@@ -62,23 +61,23 @@ def _ours_to_see() -> list[tuple[int, Handler | int]]:
     ]
 
 
-def _ending(telemetry: Telemetry) -> Handler:
+def _ending(host: Host) -> Handler:
     """Give a handler for a signal that ends the process."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # the next one does not wait
-        if telemetry.under_way is not None:
-            telemetry.under_way.abort()
+        if host.span is not None:
+            host.span.abort()
         os.kill(os.getpid(), number)
 
     return end
 
 
-def _calling(telemetry: Telemetry, handler: Handler) -> Handler:
+def _calling(host: Host, handler: Handler) -> Handler:
     """Give a handler that calls the host's own, and tells the command what that raised."""
 
     def call(number: int, frame: FrameType | None) -> None:
-        span = telemetry.under_way
+        span = host.span
         if span is not None:
             span.touch()
         try:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from spool.command.outcome import OUTCOMES, Outcome, cause_of, is_usage, outcome_of
+from spool.consent import Identity, project_id
 from spool.errors import InvalidEventError, SpoolError
+from spool.exception.outcome import OUTCOMES, Outcome, cause_of, is_usage, outcome_of
+from spool.first_use import loaded
+from spool.host import Host, Surroundings
 
 if TYPE_CHECKING:
-    from spool.command.span_file import OpenSpan
-    from spool.consent.identity import Identity
-    from spool.telemetry import Telemetry
-    from spool.world import World
+    from spool.beside import OpenSpan
 
 __all__ = ["CommandSpan"]
 
@@ -34,16 +34,15 @@ class CommandSpan:
 
     def __init__(
         self,
-        telemetry: Telemetry,
+        host: Host,
         path: Sequence[str] = (),
         flags: Mapping[str, object] | Sequence[str] = (),
         project: Path | str | None = None,
     ) -> None:
         self.path = [path] if isinstance(path, str) else [str(part) for part in path]
         self.flags: Mapping[str, object] = flags if isinstance(flags, Mapping) else dict.fromkeys(flags, True)
-        # What a handler of the host's raised on a signal: it aborts the command if it ends it.
         self.interrupted_by: BaseException | None = None
-        self._telemetry = telemetry
+        self._host = host
         self._project = project
         self._group = ""
         self._pid = os.getpid()
@@ -58,12 +57,11 @@ class CommandSpan:
     # -- the beginning --------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        telemetry = self._telemetry
         if not self.path:
-            telemetry.mistake("a command has a path of at least one word")
+            self._host.mistake("a command has a path of at least one word")
             self.path = ["unknown"]
-        if telemetry.under_way is not None and telemetry.under_way.is_open:
-            telemetry.mistake("a command is under way already: one process, one command at a time")
+        if self._host.span is not None and self._host.span.is_open:
+            self._host.mistake("a command is under way already: one process, one command at a time")
             return self
         self._begun_at = _caller()
         self.begin()
@@ -71,51 +69,53 @@ class CommandSpan:
 
     def begin(self) -> None:
         """Put the command on disk as it stands if nothing more is heard of it. Raises in strict mode alone."""
-        recorder = self._telemetry.recorder
         self._pid, self._started_s = os.getpid(), time.monotonic()
-        self._telemetry.declared.update(self.path)
-        world = recorder.look()
-        if recorder.silenced_by(world) is not None or not recorder.load():
+        self._host.declared.update(self.path)
+        now = self._host.look()
+        if self._host.silenced_by(now) is not None or not loaded():
             return
+        from spool import capture  # noqa: PLC0415 - the queue and all, loaded one line above
+
         self._began = datetime.now(UTC)
-        with recorder.held():
-            self._telemetry.under_way = self
+        with capture.signals_held():
+            self._host.span = self
             try:
-                self._begin(world)
-            except InvalidEventError as error:
-                self._telemetry.under_way = None
-                recorder.lose(error)
+                self._begin(now)
+            except InvalidEventError as mistake:
+                self._host.span = None
+                capture.count_mistake(self._host, now, mistake)
             except Exception:  # noqa: BLE001 - the command comes first, whatever becomes of its span
                 return
 
-    def _begin(self, world: World) -> None:
-        recorder = self._telemetry.recorder
-        admitted = recorder.admit(world)
-        if not (admitted.identity.enabled or world.debug):
+    def _begin(self, now: Surroundings) -> None:
+        from spool import capture  # noqa: PLC0415 - as in `begin`
+
+        identity = capture.consented(self._host, now).identity
+        if not (identity.enabled or now.debug):
             return
         if self._project is not None:
-            self._group = self._telemetry.project_id(self._project)
-        message = self._draft(admitted.identity)
+            self._group = project_id(identity.install_id, self._project)
+        message = self._draft(identity)
         self._uuid = message["uuid"]
-        self._emitted_before, recorder.emitted = recorder.emitted, set()
-        self._write(world, message)
+        self._emitted_before, self._host.emitted = self._host.emitted, set()
+        self._write(now, message)
 
     def _draft(self, identity: Identity) -> dict[str, Any]:
-        """Compose the event as of a command of which nothing more is heard."""
-        compose = self._telemetry.recorder.compose
-        return compose(identity, "command", self._fields(), timestamp=self._began, **self._identifiers())
+        """Build the event as of a command of which nothing more is heard."""
+        from spool.capture import build  # noqa: PLC0415 - as in `begin`
 
-    def _write(self, world: World, message: Mapping[str, Any]) -> None:
+        return build(self._host, identity, "command", self._fields(), timestamp=self._began, **self._identifiers())
+
+    def _write(self, now: Surroundings, message: Mapping[str, Any]) -> None:
         """Write the span's file, in place of the one before if there is one."""
-        recorder, before = self._telemetry.recorder, self._file
-        if world.debug or world.paths is None:
-            return
-        from spool.command.span_file import OpenSpan  # noqa: PLC0415 - for hosts that have commands
+        from spool.capture import opened  # noqa: PLC0415 - as in `begin`
 
-        recorder.spool(world.paths)
+        if now.debug or now.paths is None:
+            return
+        before = self._file
+        home = opened(self._host, now.paths)
         with suppress(SpoolError):  # without its file a kill is not seen; every other end is
-            durable = recorder.options.durability == "power"
-            self._file = OpenSpan(world.paths, message["uuid"], message, durable=durable)
+            self._file = home.open_span(message)
             if before is not None:
                 before.forget()
 
@@ -154,18 +154,18 @@ class CommandSpan:
     ) -> None:
         """Name the outcome of a command that ends without an exception (which still wins), or its project."""
         if outcome is not None and outcome not in OUTCOMES:
-            self._telemetry.mistake(f"a command's outcome is one of {', '.join(OUTCOMES)}, not {outcome!r}")
+            self._host.mistake(f"a command's outcome is one of {', '.join(OUTCOMES)}, not {outcome!r}")
             outcome = None
         for name, value in (("outcome", outcome), ("errorClass", error_class), ("errorDetail", error_detail)):
             if value is not None:
                 self._annotations[name] = str(value)
         if project is not None and self.is_open:
-            self._project, self._group = project, self._telemetry.project_id(project)
+            self._project, self._group = project, project_id(self._host.identity.install_id, project)
 
     def name(self, path: Sequence[str], flags: Mapping[str, object]) -> None:
         """Say what the command is, where that was not known at its beginning."""
         self.path, self.flags = list(path), dict(flags)
-        self._telemetry.declared.update(self.path)
+        self._host.declared.update(self.path)
 
     def describe(self, path: Sequence[str], flags: Mapping[str, object]) -> None:
         """Name the command, also on disk, in case of a kill."""
@@ -173,10 +173,11 @@ class CommandSpan:
         self.name(path, flags)
         if not self.is_open or known == (self.path, self.flags):
             return
-        recorder = self._telemetry.recorder
-        with recorder.held(), suppress(Exception):  # as at the beginning
-            world = recorder.look()
-            self._write(world, self._draft(recorder.admit(world).identity))
+        from spool import capture  # noqa: PLC0415 - as in `begin`
+
+        with capture.signals_held(), suppress(Exception):  # as at the beginning
+            now = self._host.look()
+            self._write(now, self._draft(capture.consented(self._host, now).identity))
 
     def touch(self) -> None:
         """Leave word that the command lives."""
@@ -193,13 +194,13 @@ class CommandSpan:
     def end(self, error: BaseException | None) -> None:
         """End the command by what left it. Never hides that; without it, raises in strict mode as `finish`."""
         try:
-            self._close(lambda: self._told(error))
+            self._close(error)
         except InvalidEventError:
             if error is None:
                 raise
         finally:
-            if self._telemetry.under_way is self:
-                self._telemetry.under_way = None
+            if self._host.span is self:
+                self._host.span = None
 
     def finish(self, outcome: str | None = None) -> None:
         """End the command here and count it, as it was annotated; what comes after is not told.
@@ -214,49 +215,45 @@ class CommandSpan:
     def abort(self) -> None:
         """End the command as aborted: by a signal, or because nobody ended it."""
         with suppress(InvalidEventError):
-            self._close(lambda: {"outcome": "aborted"})
+            self._close(None, aborted=True)
 
     def left_open(self) -> None:
         """End a command that nobody ended, at the end of the process; in strict mode, say which one it was."""
         if self.is_open:
             self.abort()
-            self._telemetry.mistake(f"the command begun at {self._begun_at} was never ended: use `with`")
+            self._host.mistake(f"the command begun at {self._begun_at} was never ended: use `with`")
 
     def drop(self) -> None:
         """Take the command back, as if it had never begun: it turned out to be none."""
         if self.is_open:
-            with self._telemetry.recorder.held():
+            from spool.queue import signals_held  # noqa: PLC0415 - as in `begin`
+
+            with signals_held():
                 self._uuid = None
-                self._telemetry.recorder.emitted |= self._emitted_before
+                self._host.emitted |= self._emitted_before
                 self._let_go()
 
-    def _told(self, error: BaseException | None) -> dict[str, Any]:
-        try:
-            return self._ending(error)
-        except Exception:  # noqa: BLE001 - an error of the host's that can't even be asked for its name
-            return {"outcome": "error"}
-
-    def _close(self, ending: Callable[[], dict[str, Any]]) -> None:
+    def _close(self, error: BaseException | None, *, aborted: bool = False) -> None:
         """Put the command's event on disk and remove its file; once, whoever comes first."""
         if not self.is_open:
             return
-        recorder = self._telemetry.recorder
-        with recorder.held():  # a signal between the steps would leave the event out
+        from spool import capture  # noqa: PLC0415 - as in `begin`
+
+        with capture.signals_held():  # a signal between the steps would leave the event out
             identifiers = self._identifiers()
             if identifiers["uuid"] is None:
                 return  # a signal handler was faster
             self._uuid = None
             duration_ms = round((time.monotonic() - self._started_s) * 1000, 3)
-            fields = {**self._fields(), "durationMs": duration_ms, **ending()}
+            ending = {"outcome": "aborted"} if aborted else self._told(error)
+            fields = {**self._fields(), "durationMs": duration_ms, **ending}
             try:
-                recorder.record(
-                    recorder.look(),
-                    lambda identity: recorder.compose(identity, "command", fields, **identifiers),
-                    closes=identifiers["uuid"],
-                )
+                now = self._host.look()
+                capture.record(self._host, now, "command", fields, closes=identifiers["uuid"], **identifiers)
             finally:
                 self._let_go()
-            self._leave_sighting(fields["outcome"])
+            emitted, self._host.emitted = self._host.emitted, self._emitted_before
+            self._host.leave_sighting(" ".join(self.path), fields["outcome"], emitted)
 
     def _let_go(self) -> None:
         if self._file is not None:
@@ -265,10 +262,11 @@ class CommandSpan:
     def _identifiers(self) -> dict[str, Any]:
         return {"uuid": self._uuid, "groups": {"project": self._group}}
 
-    def _leave_sighting(self, outcome: str) -> None:
-        recorder = self._telemetry.recorder
-        emitted, recorder.emitted = recorder.emitted, self._emitted_before
-        recorder.leave_sighting(" ".join(self.path), outcome, emitted)
+    def _told(self, error: BaseException | None) -> dict[str, Any]:
+        try:
+            return self._ending(error)
+        except Exception:  # noqa: BLE001 - an error of the host's that can't even be asked for its name
+            return {"outcome": "error"}
 
     def _ending(self, error: BaseException | None) -> dict[str, Any]:
         """Say how it ended: by an exception, else as annotated, else well."""
@@ -288,7 +286,7 @@ class CommandSpan:
             if not is_usage(cause):
                 fields["errorDetail"] = _text(cause)
         detail = fields.pop("errorDetail", "")
-        return {**fields, "errorDetail": self._telemetry.redacted(detail)} if detail else fields
+        return {**fields, "errorDetail": self._host.redacted(detail)} if detail else fields
 
 
 def _text(error: BaseException) -> str:

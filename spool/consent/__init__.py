@@ -1,1 +1,20 @@
-"""Who this install is, whether it may be counted, and what follows from a no."""
+"""Who this install is, whether it may be counted, and what follows from a no.
+
+Whoever asks whether telemetry is on asks here: `consent` once, `ConsentCache` often, `decide` is the rule. What is
+needed once in the life of an install stands in modules of its own: `first_run`, `opt_out`.
+"""
+
+from spool.consent.identity import Consent, ConsentCache, Identity, consent, decide_for_all, project_id, read_stored
+from spool.consent.rule import FileState, opted_out_by
+
+__all__ = [
+    "Consent",
+    "ConsentCache",
+    "FileState",
+    "Identity",
+    "consent",
+    "decide_for_all",
+    "opted_out_by",
+    "project_id",
+    "read_stored",
+]

@@ -8,33 +8,28 @@ to the identity and gives it its name; what belongs to another id was never publ
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from spool.consent.identity import mint
-from spool.fallback.aside import SUFFIX
-from spool.home.files import private_folder, write_new
-from spool.home.paths import Paths
+from spool.home import Paths, private_folder, write_new
 
-__all__ = ["complete", "first_run"]
+__all__ = ["complete", "first_run", "first_run_notice", "say"]
 
-_DRAFT = ".first-run-"
+_DRAFT, _SUFFIX = ".first-run-", ".json"
 
 
-def first_run(paths: Paths, build: Callable[[str], str]) -> bool:
-    """Mint an identity and leave its `install_first_run` in aside. True for exactly one of many at once.
+def first_run(paths: Paths, install_id: str, event: str) -> bool:
+    """Make `install_id` the identity and leave its `install_first_run` aside. True for exactly one of many at once.
 
-    `build` makes the event's text for an install id. Raises OSError or UnsafePathError where the home can't
-    be written; then nothing was published.
+    `event` is the event's text. Raises OSError or UnsafePathError where the home can't be written; then nothing
+    was published.
     """
-    from uuid import uuid4  # noqa: PLC0415 - once in the life of an install
-
-    install_id = str(uuid4())
     private_folder(paths.spool)
     private_folder(paths.aside)
-    beside = paths.aside / f"{_DRAFT}{install_id}{SUFFIX}"
-    write_new(beside, build(install_id).encode("ascii"), durable=True)
+    beside = paths.aside / f"{_DRAFT}{install_id}{_SUFFIX}"
+    write_new(beside, event.encode("ascii"), durable=True)
     won = False
     try:
         won = mint(paths, install_id)
@@ -57,7 +52,28 @@ def complete(paths: Paths, install_id: str | None) -> None:
         return  # no such folder: nothing to complete
     for name in drafts:
         with suppress(FileNotFoundError):  # its own process was faster
-            if name == f"{_DRAFT}{install_id}{SUFFIX}":
-                os.rename(paths.aside / name, paths.aside / f"{time.time_ns():020d}-{install_id}{SUFFIX}")
+            if name == f"{_DRAFT}{install_id}{_SUFFIX}":
+                os.rename(paths.aside / name, paths.aside / f"{time.time_ns():020d}-{install_id}{_SUFFIX}")
             else:
                 os.unlink(paths.aside / name)
+
+
+# -- what the user sees of it -----------------------------------------------------------------------------
+
+
+def say(line: str, *, dim: bool = False) -> None:
+    """Write one line to stderr, which a daemon may have closed. Stdout may be a protocol channel."""
+    try:
+        dim = dim and sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        sys.stderr.write(f"\033[2m{line}\033[0m\n" if dim else line + "\n")
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        return  # nobody listens: there is nobody left to tell
+
+
+def first_run_notice(app: str, prefix: str) -> str:
+    """Say what is collected, and how to say no."""
+    return (
+        f"{app} collects anonymous usage data to improve the product."
+        f" To say no: set {prefix}TELEMETRY_DISABLED=1, or run ktx-flush --app {app} disable."
+    )

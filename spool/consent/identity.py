@@ -13,23 +13,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spool.consent.rule import File, Home, decide
-from spool.home.files import read_bounded, sync_folder, write_atomic, write_new
-from spool.home.paths import Paths
+from spool.consent.rule import FileState, HomeState, decide
+from spool.home import Paths, Signature, read_bounded, signature, sync_folder, write_atomic, write_new
 
 __all__ = [
     "NOTICE_VERSION",
     "Consent",
+    "ConsentCache",
     "Identity",
-    "Signature",
-    "Stored",
-    "Watch",
+    "TelemetryFile",
     "consent",
     "decide_for_all",
     "inspect",
     "mint",
+    "project_id",
     "read_stored",
-    "signature",
 ]
 
 NOTICE_VERSION = 1
@@ -42,9 +40,6 @@ _MAX_BYTES = 64 * 1024
 _MAX_HOME_BYTES = 440
 
 
-Signature = tuple[int, int, int]
-
-
 class Identity(NamedTuple):
     """This install: its id (None where there is none yet), whether it is counted, and by which rule."""
 
@@ -53,10 +48,10 @@ class Identity(NamedTuple):
     decided_by: str
 
 
-class Stored(NamedTuple):
+class TelemetryFile(NamedTuple):
     """What `telemetry.json` holds: what it says, and the install id where it could be read."""
 
-    file: File
+    file: FileState
     install_id: str | None = None
 
 
@@ -64,21 +59,21 @@ class Consent(NamedTuple):
     """The identity as it stands, what the file says, and the file's signature (None where there is none)."""
 
     identity: Identity
-    file: File
+    file: FileState
     signature: Signature | None
 
 
-def parse(data: bytes) -> Stored:
+def parse(data: bytes) -> TelemetryFile:
     """Read the file's bytes as strictly as ktx does."""
     import json  # noqa: PLC0415 - five modules that a command which is opted out needs not
 
     try:
         fields = json.loads(data.decode())  # as bytes it would take UTF-16 and a mark, which ktx does not read
     except (ValueError, RecursionError):
-        return Stored(File.UNREADABLE)
+        return TelemetryFile(FileState.UNREADABLE)
     if not isinstance(fields, dict) or not _is_ktx_shape(fields):
-        return Stored(File.UNREADABLE)
-    return Stored(File.ENABLED if fields["enabled"] else File.DISABLED, fields["installId"])
+        return TelemetryFile(FileState.UNREADABLE)
+    return TelemetryFile(FileState.ENABLED if fields["enabled"] else FileState.DISABLED, fields["installId"])
 
 
 def _is_ktx_shape(fields: dict[str, Any]) -> bool:
@@ -111,38 +106,38 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53 and value % 1 == 0
 
 
-def read_stored(path: Path) -> Stored:
+def read_stored(path: Path) -> TelemetryFile:
     """Read `telemetry.json`. Whatever keeps it from being read makes it unreadable, and so off."""
     try:
         return parse(read_bounded(path, _MAX_BYTES))
     except FileNotFoundError:
         # A link that leads nowhere is there, and can't be read.
-        return Stored(File.UNREADABLE if os.path.islink(path) else File.ABSENT)
+        return TelemetryFile(FileState.UNREADABLE if os.path.islink(path) else FileState.ABSENT)
     except NotADirectoryError:
-        return Stored(File.ABSENT)
+        return TelemetryFile(FileState.ABSENT)
     except OSError:
-        return Stored(File.UNREADABLE)
+        return TelemetryFile(FileState.UNREADABLE)
 
 
-def inspect(home: Path | None) -> Home:
+def inspect(home: Path | None) -> HomeState:
     """Tell what a home is to this process, without touching it.
 
     Root in somebody else's home (sudo) would leave files there that the owner can't write.
     """
     if home is None or len(os.fsencode(home)) > _MAX_HOME_BYTES:
-        return Home.UNUSABLE
+        return HomeState.UNUSABLE
     try:
         status, found = _nearest(home)
     except OSError:
-        return Home.UNUSABLE
+        return HomeState.UNUSABLE
     if found == home and not os.path.isdir(home):
-        return Home.UNUSABLE
+        return HomeState.UNUSABLE
     if not hasattr(os, "geteuid"):
-        return Home.USABLE
+        return HomeState.USABLE
     mine = os.geteuid()
     if (mine == 0 and status.st_uid != 0) or (found == home and status.st_uid not in (mine, 0)):
-        return Home.FOREIGN
-    return Home.USABLE if os.access(found, os.X_OK) else Home.UNUSABLE
+        return HomeState.FOREIGN
+    return HomeState.USABLE if os.access(found, os.X_OK) else HomeState.UNUSABLE
 
 
 def _nearest(path: Path) -> tuple[os.stat_result, Path]:
@@ -156,27 +151,18 @@ def _nearest(path: Path) -> tuple[os.stat_result, Path]:
             path = path.parent
 
 
-def signature(paths: Paths) -> Signature | None:
-    """Tell one state of `telemetry.json` from another, in one system call; None where it can't be looked at."""
-    try:
-        status = os.stat(paths.identity)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
-
-
 def consent(app: str, paths: Paths | None, env: Mapping[str, str]) -> Consent:
     """Say who this install is and whether it may be counted now. Reads, and never writes."""
     home = inspect(paths.home if paths else None)
-    stored, seen = Stored(File.ABSENT), None
-    if paths is not None and home is Home.USABLE:
-        seen = signature(paths)  # before the reading: a change in between shows as another signature
+    stored, seen = TelemetryFile(FileState.ABSENT), None
+    if paths is not None and home is HomeState.USABLE:
+        seen = signature(paths.identity)  # before the reading: a change in between shows as another signature
         stored = read_stored(paths.identity)
     decision = decide(app, env, home, stored.file)
     return Consent(Identity(stored.install_id, decision.enabled, decision.decided_by), stored.file, seen)
 
 
-class Watch:
+class ConsentCache:
     """Consent for a process that asks often: the file is read again only when it has changed."""
 
     def __init__(self, app: str) -> None:
@@ -184,24 +170,33 @@ class Watch:
         self._home: Path | None = None
         self._last: Consent | None = None
 
-    def consent(self, paths: Paths | None, env: Mapping[str, str], off_by: str | None) -> Consent:
+    def ask(self, paths: Paths | None, env: Mapping[str, str], off_by: str | None) -> Consent:
         """Give what `consent` gives, from memory while file and home are the same and no variable says no."""
         last = self._last
-        if last is not None and paths is not None and paths.home == self._home:
-            unchanged = last.signature is not None and last.signature == signature(paths)
-            if unchanged and off_by is None and last.identity.install_id is not None:
+        if last is not None and paths is not None and paths.home == self._home and off_by is None:
+            unchanged = last.signature is not None and last.signature == signature(paths.identity)
+            if unchanged and last.identity.install_id is not None:
                 return last
+        found = consent(self._app, paths, env)
+        # What something other than the file decided may change without the file.
+        self._last = found if found.identity.decided_by in ("telemetry.json", "first run") else None
         self._home = paths.home if paths else None
-        self._last = consent(self._app, paths, env)
-        if self._last.identity.decided_by not in ("telemetry.json", "first run"):
-            return self._forget()
-        return self._last
+        return found
 
-    def _forget(self) -> Consent:
-        """Remember nothing that something other than the file decided: it may change without the file."""
-        last, self._last = self._last, None
-        assert last is not None  # noqa: S101 - set by the caller, one line above
-        return last
+
+def project_id(install_id: str | None, project_dir: Path | str) -> str:
+    """Give the id of a project of an install: 64 hexadecimal digits that name neither. Empty where there is none.
+
+    sha256 of `{install_id}:{resolved dir}`.
+    """
+    from hashlib import sha256  # noqa: PLC0415 - OpenSSL, some milliseconds, for hosts with projects
+
+    if install_id is None:
+        return ""
+    try:
+        return sha256(os.fsencode(f"{install_id}:{os.path.realpath(project_dir)}")).hexdigest()
+    except (OSError, ValueError):  # a working folder that was deleted, a name that is none
+        return ""
 
 
 def draft(

@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from spool.consent.identity import Signature, signature
 from spool.errors import SpoolError
-from spool.home.files import private_folder, read_bounded, write_atomic
-from spool.home.paths import Paths
+from spool.home import Paths, Signature, private_folder, read_bounded, write_atomic
 
-__all__ = ["is_wiped", "refused_by_mark", "wipe", "wipe_once"]
+__all__ = ["is_wiped", "wipe", "wipe_once"]
 
 
 def wipe(paths: Paths, wait_s: float = 1.0) -> int:
@@ -25,7 +23,7 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
     """
     import shutil  # noqa: PLC0415 - it brings every compressor along, for what is done once
 
-    from spool.queue.queue import Queue  # noqa: PLC0415 - sqlite3, only when there is something to delete
+    from spool.queue import Queue  # noqa: PLC0415 - sqlite3, only when there is something to delete
 
     if not os.path.isdir(paths.spool):
         return 0
@@ -48,23 +46,12 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
 
 def is_wiped(paths: Paths, decided: Signature | None) -> bool:
     """Tell whether nothing is left to delete after this decision. Raises OSError where it can't be read."""
-    return not os.path.isdir(paths.spool) or _mark(paths) == repr(decided).encode()
-
-
-def refused_by_mark(paths: Paths) -> bool:
-    """Tell whether `telemetry.json` is still the one that said no when it was carried out; False says nothing.
-
-    That spares an opted-out command the parsing of the file, json and all.
-    """
-    decided = signature(paths)
-    return decided is not None and _mark(paths) == repr(decided).encode()
-
-
-def _mark(paths: Paths) -> bytes:
+    if not os.path.isdir(paths.spool):
+        return True
     try:
-        return read_bounded(paths.spool / "wiped")
+        return read_bounded(paths.wiped) == repr(decided).encode()
     except FileNotFoundError:
-        return b""
+        return False
 
 
 def wipe_once(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> None:
@@ -77,6 +64,6 @@ def wipe_once(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> N
         if is_wiped(paths, decided):
             return
         wipe(paths, wait_s)
-        write_atomic(paths.spool / "wiped", repr(decided).encode())
+        write_atomic(paths.wiped, repr(decided).encode())
     except (OSError, SpoolError):
         return  # not now: the next run of host or flusher tries again

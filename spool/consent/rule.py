@@ -9,12 +9,12 @@ import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from spool.settings import env_prefix
+from spool.settings import env_prefix, is_set
 
-__all__ = ["Decision", "File", "Home", "decide", "is_set", "off_variables", "opted_out_by"]
+__all__ = ["Decision", "FileState", "HomeState", "decide", "opted_out_by"]
 
 
-class Home(enum.Enum):
+class HomeState(enum.Enum):
     """What the home is to this process."""
 
     USABLE = "usable"
@@ -22,7 +22,7 @@ class Home(enum.Enum):
     FOREIGN = "foreign"
 
 
-class File(enum.Enum):
+class FileState(enum.Enum):
     """What `telemetry.json` says."""
 
     ABSENT = "absent"
@@ -38,32 +38,23 @@ class Decision(NamedTuple):
     decided_by: str
 
 
-def is_set(value: str | None) -> bool:
-    """Tell whether a variable says yes: anything but empty, `0` or `false`."""
-    return (value or "").strip().lower() not in ("", "0", "false")
-
-
-def off_variables(app: str) -> tuple[str, str, str]:
-    """Name the variables of which each may switch telemetry off."""
-    return env_prefix(app) + "TELEMETRY_DISABLED", "DO_NOT_TRACK", "CI"
-
-
 def opted_out_by(app: str, env: Mapping[str, str]) -> str | None:
     """Name the variable that switches this process off, if one does."""
-    return next((name for name in off_variables(app) if is_set(env.get(name))), None)
+    variables = (env_prefix(app) + "TELEMETRY_DISABLED", "DO_NOT_TRACK", "CI")
+    return next((name for name in variables if is_set(env.get(name))), None)
 
 
-def decide(app: str, env: Mapping[str, str], home: Home, file: File) -> Decision:
+def decide(app: str, env: Mapping[str, str], home: HomeState, file: FileState) -> Decision:
     """Decide, by the first rule that applies: environment, home, file, first run."""
     variable = opted_out_by(app, env)
     if variable is not None:
         return Decision(False, variable)
-    if home is Home.UNUSABLE:
+    if home is HomeState.UNUSABLE:
         return Decision(False, "home not usable")
-    if home is Home.FOREIGN:
+    if home is HomeState.FOREIGN:
         return Decision(False, "home belongs to another user")
-    if file is File.UNREADABLE:
+    if file is FileState.UNREADABLE:
         return Decision(False, "unreadable telemetry.json")
-    if file is File.ABSENT:
+    if file is FileState.ABSENT:
         return Decision(True, "first run")
-    return Decision(file is File.ENABLED, "telemetry.json")
+    return Decision(file is FileState.ENABLED, "telemetry.json")

@@ -1,1 +1,21 @@
-"""What an event is: built once at capture, and frozen."""
+"""What an event is: built once at capture, frozen as ASCII JSON, and the same from then on.
+
+`compose` puts one together, `envelope` and `host_facts` give what every event carries, `freeze` makes its text.
+`check_stored` and `normalise` are for events that somebody else wrote.
+"""
+
+from spool.event.build import Event, compose, encode_message, freeze, rfc3339
+from spool.event.envelope import envelope, host_facts
+from spool.event.stored import check_stored, normalise
+
+__all__ = [
+    "Event",
+    "check_stored",
+    "compose",
+    "encode_message",
+    "envelope",
+    "freeze",
+    "host_facts",
+    "normalise",
+    "rfc3339",
+]

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import uuid as uuids
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from spool.errors import EventTooLargeError, InvalidEventError
-from spool.settings import VERSION
 
-__all__ = ["Event", "check_stored", "compose", "encode_message", "envelope", "freeze", "normalise", "rfc3339"]
+__all__ = ["MAX_DISTINCT_ID", "MAX_EVENT_NAME", "Event", "compose", "encode_message", "freeze", "rfc3339"]
 
 # PostHog drops what is longer.
 MAX_DISTINCT_ID = 200
@@ -76,25 +74,6 @@ def freeze(message: Mapping[str, Any], max_bytes: int) -> Event:
     return Event(message["uuid"], text)
 
 
-def envelope(groups: Mapping[str, str] | None, *, geoip_disable: bool, person_profiles: bool = True) -> dict[str, Any]:
-    """Give the properties that the spool adds to every event, beside the host's own common fields.
-
-    Raises InvalidEventError for groups that are no mapping of texts. A group without an id is left out.
-    """
-    fields: dict[str, Any] = {"$lib": "ktx-spool", "$lib_version": VERSION}
-    if groups is not None and not isinstance(groups, Mapping):
-        raise InvalidEventError(f"groups are a mapping, not {type(groups).__name__}")
-    named = {kind: name for kind, name in (groups or {}).items() if name}
-    if named:
-        fields["$groups"] = named
-    elif not person_profiles:  # PostHog keeps groups only with person profiles
-        fields["$process_person_profile"] = False
-    fields["$geoip_disable"] = geoip_disable
-    # A retry near midnight must not move the timestamp: the server deduplicates by its day.
-    fields["$ignore_sent_at"] = True
-    return fields
-
-
 def rfc3339(moment: datetime) -> str:
     """Write a moment as UTC with microseconds: 2026-11-23T12:00:00.000000Z. A naive one is local time."""
     return _written(moment.astimezone(UTC))
@@ -114,16 +93,9 @@ def _moment(event: str, timestamp: object) -> datetime:
         raise InvalidEventError(f"{event}: the timestamp is out of range") from error
 
 
-def _random_uuid() -> str:
-    """Make a UUID of version 4; `uuid.uuid4` makes an object of it first, for four times the price."""
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
-
 def _uuid(event: str, given: str | uuids.UUID | None) -> str:
     if given is None:
-        return _random_uuid()
+        return str(uuids.uuid4())
     try:
         return str(uuids.UUID(str(given)))
     except ValueError as error:
@@ -147,6 +119,7 @@ def encode_message(message: Mapping[str, Any]) -> str:
 
 
 def _clean(value: Any, depth: int = 0) -> Any:
+    """Give a value as JSON can say it; ValueError for one nested too deep, or within itself."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"nested deeper than {_MAX_DEPTH} levels, or within itself")
     if isinstance(value, str):
@@ -164,39 +137,3 @@ def _clean(value: Any, depth: int = 0) -> Any:
     if isinstance(value, uuids.UUID):
         return str(value)
     return value
-
-
-def check_stored(text: str) -> dict[str, Any]:
-    """Parse an event that somebody else wrote (an aside file, an import); InvalidEventError if it is none.
-
-    Holds what PostHog's batch endpoint demands of an event: one malformed event would fail a whole batch.
-    """
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidEventError(f"no JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise InvalidEventError("no JSON object")
-    for name in ("uuid", "event", "distinct_id", "timestamp"):
-        if not isinstance(message.get(name), str) or not message[name].strip():
-            raise InvalidEventError(f"{name} is missing or no text")
-    if not isinstance(message.get("properties"), dict):
-        raise InvalidEventError("properties are missing or no object")
-    if len(message["distinct_id"]) > MAX_DISTINCT_ID or len(message["event"]) > MAX_EVENT_NAME:
-        raise InvalidEventError("event or distinct_id is too long")
-    try:
-        if str(uuids.UUID(message["uuid"])) != message["uuid"]:
-            raise InvalidEventError("uuid is not written in lower case with hyphens")
-        if datetime.fromisoformat(message["timestamp"]).tzinfo is None:
-            raise InvalidEventError("timestamp has no time zone")
-    except ValueError as error:
-        raise InvalidEventError(f"uuid or timestamp doesn't read: {error}") from error
-    return message
-
-
-def normalise(message: Mapping[str, Any]) -> str:
-    """Write a checked event of somebody else as the queue wants it: ASCII, properties last, not empty."""
-    properties = {"$lib": "ktx-spool", **message["properties"], "$ignore_sent_at": True}
-    properties.pop("spool_sequence", None)
-    head = {name: message[name] for name in ("uuid", "event", "distinct_id", "timestamp")}
-    return _ENCODER.encode(_clean({**head, "properties": properties}))

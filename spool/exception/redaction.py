@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain
 
-from spool.exception.redaction_rules import CUT, EDGE, HOME, MARKS, PEOPLE, RULES, USER, Rule
-
-__all__ = ["Redactor", "error_class", "redact", "whereabouts"]
+__all__ = ["Redactor", "error_class", "redact", "typed_words", "whereabouts"]
 
 # What is read of a text, and what is read but never shown when the text is longer: whatever a rule would
 # recognise is shorter than _MARGIN, so a cut leaves no half of it behind.
@@ -30,8 +28,17 @@ _LEAST_SPELLED = 4
 _MOST_TYPED = 50
 # What every spelling of a word holds as it is.
 _RUNS = re.compile(r"[a-z0-9]+")
+# Shorter words of a command line are in too many texts, and say little.
+_LEAST_TYPED = 4
 
-_WRITE_OUT = str.maketrans(MARKS)
+# Each mark is one character, so that no rule makes a text longer; they are written out at the end.
+_MARKS = {"\ue000": "<redacted>", "\ue001": "<email>", "\ue002": "<user>", "\ue003": "~"}
+_CUT, _EMAIL, _USER, _HOME = _MARKS
+
+# What a text must hold, in lower case, for the rule to be worth a look; the rule; what it leaves.
+_Rule = tuple[str, str, str]
+
+_WRITE_OUT = str.maketrans(_MARKS)
 _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,32}[@-~]")
 _GAPS = r"[\s\x00-\x1f\x7f-\x9f\ue000-\ue003]+"
 _GAP = re.compile(_GAPS)
@@ -60,11 +67,11 @@ class Redactor:
         place = (home or "").rstrip("/\\")
         # A home directly below the root may also be the end of another path.
         start = r"(?<![\w.~-])" if len(re.findall(r"[\\/]+", place)) == 1 else ""
-        homes = [("", rf"{start}{_spelled(place)}(?![^\W_])", HOME)] if re.search(r"[\\/].", place) else []
+        homes = [("", rf"{start}{_spelled(place)}(?![^\W_])", _HOME)] if re.search(r"[\\/].", place) else []
         owner = re.search(r"[\\/](?:home|users)[\\/]+([^\\/]+)$", place, re.IGNORECASE)
         names = {name for name in (user or "", owner[1] if owner else "") if len(name) > 1}
-        people = [("", rf"{EDGE}{_spelled(name)}(?![^\W_])", USER) for name in sorted(names, key=len, reverse=True)]
-        self._rules: list[Rule] = [*RULES, *homes, *PEOPLE, *people]
+        people = [("", rf"{_EDGE}{_spelled(name)}(?![^\W_])", _USER) for name in sorted(names, key=len, reverse=True)]
+        self._rules: list[_Rule] = [*_RULES, *homes, *_PEOPLE, *people]
 
     def __call__(self, text: str, limit: int = 1000) -> str:
         """Give the text as one line of at most `limit` characters, without what the rules find."""
@@ -84,7 +91,7 @@ class Redactor:
         kept, position = [], 0
         for start, end in sorted(found.span() for secret in self._secrets for found in secret.finditer(line)):
             if start >= position:
-                kept += [line[position:start], CUT]
+                kept += [line[position:start], _CUT]
             position = max(position, end)
         return "".join([*kept, line[position:]])
 
@@ -93,10 +100,10 @@ class Redactor:
         held = line.lower()
         candidates = [word for word in self._typed if all(run in held for run in _RUNS.findall(word.lower()))]
         if len(candidates) > _MOST_TYPED:
-            return CUT  # nothing but the command line again
+            return _CUT  # nothing but the command line again
         for word in candidates:
             if all(run in line.lower() for run in _RUNS.findall(word.lower())):  # not cut out with a longer one
-                line = re.sub(_as_word(word), CUT, line, flags=re.IGNORECASE)
+                line = re.sub(_as_word(word), _CUT, line, flags=re.IGNORECASE)
         return line
 
 
@@ -135,7 +142,39 @@ def error_class(error: BaseException | type[BaseException]) -> str | None:
     return name if re.fullmatch(r"(?=.{1,80}$)_*[A-Z][A-Za-z0-9_]*", name) else None
 
 
-# -- spellings of what is known -------------------------------------------------------------------------
+# -- what was typed ---------------------------------------------------------------------------------------
+
+# What an option's name looks like; with a digit or a sign in it, it may as well be a value.
+_OPTION = re.compile(r"-{1,2}[A-Za-z]+(?:[-_][A-Za-z]+)*")
+# Where a path, an address or a sentence falls into parts, each of which may come back alone.
+_BETWEEN = re.compile(r"[\s/\\=,:;@?&#'\"<>()\[\]{}|]+")
+
+
+def typed_words(arguments: Iterable[str], declared: Container[str] = ()) -> frozenset[str]:
+    """Give the values among the arguments of a command line, whole and in parts, of 4 characters and more.
+
+    `declared` are names that the program itself gave: those of its commands. Names of options are no values.
+    """
+    found: set[str] = set()
+    for value in _values(arguments):
+        found |= {part.strip(".-_ ") for part in _BETWEEN.split(value)} | {value.strip()}
+    return frozenset(word for word in found if len(word) >= _LEAST_TYPED and word not in declared)
+
+
+def _values(arguments: Iterable[str]) -> Iterator[str]:
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            yield word
+        elif equals and _OPTION.fullmatch(name):
+            yield value
+        elif not _OPTION.fullmatch(word):
+            yield from (word, word.lstrip("-"), word[2:])  # the last for -pVALUE
+        elif not word.startswith("--"):
+            yield word[2:]
+
+
+# -- spellings of what is known ---------------------------------------------------------------------------
 
 _SLASHES = "\\/"
 # Every repetition is bounded: a text of nothing but backslashes must not cost more than another.
@@ -192,7 +231,7 @@ def _spelled(text: str) -> str:
 
 def _as_word(word: str) -> str:
     """Give a pattern for a typed word, in every spelling, where it stands alone."""
-    start, end = (EDGE if word[0].isalnum() else ""), (r"(?![^\W_])" if word[-1].isalnum() else "")
+    start, end = (_EDGE if word[0].isalnum() else ""), (r"(?![^\W_])" if word[-1].isalnum() else "")
     return f"{start}(?:{re.escape(_GAP.sub(' ', word))}|{_spelled(word)}){end}"
 
 
@@ -208,3 +247,86 @@ def _escaped(sign: str) -> str:
         rf"\\{{0,8}}+{re.escape(sign)}",
     )
     return f"(?>{'|'.join(ways)})"
+
+
+# -- what nobody knows of, by its shape -------------------------------------------------------------------
+
+# Each rule takes a bounded time on any text: what repeats is possessive, bounded, or tried from one place only.
+# The start of a word, also after an escape that ends in a letter or a digit (\n, %20).
+_ESCAPE = r"(?<=\\[nrt])|(?<=%[0-9a-f][0-9a-f])"
+_EDGE = rf"(?:(?<![^\W_])|{_ESCAPE})"
+_KEY = (
+    r"(?:pass(?:word|wd|phrase|code)s?|(?<![a-z])pass|(?-i:(?<=[a-z])Pass)|pwd|secrets?|(?<!unexpected )token|cookie"
+    r"|(?:api|access|private|secret|account|signing|encryption|subscription|master)[ _-]?key|credentials?"
+    r"|session[ _-]?id|connection[ _-]?string|(?<![a-z])jwt|(?<=[\"'])auth(?=[\"'\\])|(?<![a-z])auth(?= ?=))"
+    r"(?:[ _-]?(?:id|value|hash|base64|b64))?(?:_?\d{1,2}|(?-i:(?:_[A-Z0-9]{1,20}){1,2}(?==)))?"
+    r"(?: (?:provided|given|value|is|was))?"
+)
+_SEPARATOR = r"\\{0,7}[\"'`]?[\])]? ?(?:=>|:=|[:=]{1,2}|%3[ad]|(?<! )>) ?"
+# A quote ends a value only where no word follows: a password may hold a quote.
+_QUOTED = r"[bru]{0,2}(?P<q>\\{0,7}[\"'`])(?:(?!(?P=q)(?!\w))\\?.)*+(?:(?P=q)|$)"
+# An unquoted value ends at a space, or where the next parameter begins.
+_VALUE = (
+    rf"(?:(?:bearer|basic|digest|token|negotiate) )?(?:{_QUOTED}|\[[^\]]*+\]?|\{{[^}}]*+\}}?|\([^)]*+\)?"
+    r"|(?:(?![&;,] ?[\w.%-]{1,40}=)\S)++)"
+)
+# What follows an option or a scheme in a sentence about it.
+_PROSE = (
+    r"(?:is|are|was|must|requires?|required|needs?|needed|missing|not|and|or|to|for|with|without|has|of|option|flag"
+    r"|argument|tokens?|auth|authentication|authorization|scheme|header|can(?:no|')t)(?:[\s.,;:)\"']|$)"
+)
+# --key value, key=value, "key": "value", KEY 'value'
+_ASSIGNMENT = (
+    rf"((?<![\w-])--?[\w-]{{0,40}}?{_KEY}[\"']?(?: |, ?)(?!{_PROSE}|[\"']?--)"
+    rf"|{_KEY}(?:{_SEPARATOR}| (?=[\"'`]))|identified by (?=[\"'`])){_VALUE}"
+)
+_HEADER = (
+    rf"((?:authorization|cookie)(?:{_SEPARATOR}|[\"'] ?, ?))"
+    rf"(?:{_QUOTED}|\S+(?: \S+)?(?:[,;]? [\w-]{{1,40}}=(?:\"[^\"]*+\"?|\S+)){{0,20}})"
+)
+_SIGNED = (
+    r"((?:x-(?:amz|goog|ms|oss|cos)-[a-z-]{0,40}(?:signature|credential|token|key)|signature|accesskeyid"
+    r"|googleaccessid|key-pair-id|(?<![\w-])(?:sig|se|sv)|(?<=[?&])(?:code|st|sp|sr|skoid|sktid))"
+    r"(?:=|%3d|: ?))[^&\s\"'<>]+"
+)
+# A name in somebody's code has underscores where these tokens have none.
+_TOKEN = (
+    rf"{_EDGE}(?-i:phx_[\w-]{{6,}}|sk-[\w-]{{6,}}|[sr]k_(?:live|test)_\w{{6,}}|gh[pousr]_[^\W_]{{6,}}|github_pat_\w{{6,}}"
+    r"|glpat-[\w-]{6,}|xox[a-z]-[\w-]{6,}|xapp-[\w-]{6,}|A[KS]IA[A-Z0-9]{12,}|AIza[\w-]{20,}|ya29\.[\w-]{6,}"
+    r"|npm_[^\W_]{20,}|pypi-[\w-]{16,}|hf_[^\W_]{16,}|dapi[0-9a-f]{16,}|LS0tLS1CRUdJTi[\w+/=-]*"
+    r"|eyJ[\w+/=-]{6,}(?:\.[\w+/=-]*){0,4})"
+)
+_FOLDER = r"[^\s/\\:\"'`<>,;)\]}]+"
+_UNIX_HOME = (
+    rf"(?:(?<![\w.~-])|{_ESCAPE}|(?<=(?<!\w)-[a-z]))"
+    r"(?:/mnt/[a-z]|/private|/var|/export|/usr)?(?-i:/(?:home|Users)/)" + _FOLDER
+)
+_WINDOWS_HOME = (
+    rf"{_EDGE}[a-z]:[\\/]{{1,8}}(?:users|documents and settings)[\\/]{{1,8}}"
+    rf"(?:[^\\/:*?\"<>|]{{1,64}}(?=[\\/])|{_FOLDER})"
+)
+
+_RULES: tuple[_Rule, ...] = (
+    # private keys, whole or cut off
+    ("private key", r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY.*?(?:-----END [A-Z0-9 ]{0,40}-----|$)", _CUT),
+    # scheme://user:password@host, up to the last @, for a password may hold one; a port is no password
+    ("@", r"(:(?:\\{0,7}/){2})(?:[^\s/?#@:]{0,256}:(?!\d{1,5}/)\S{0,2000}@|[^\s/?#@]{1,512}@)", rf"\1{_CUT}@"),
+    ("%40", r"(%3a%2f%2f)[^\s&\"']{0,2000}%40", rf"\1{_CUT}@"),
+    ("oracle:", r"(oracle:[a-z0-9]{1,8}:)[^\s@]{1,500}@", rf"\1{_CUT}@"),
+    ("@", r"(?<![\w.+%/@-])[\w.+%-]{1,64}:[^\s/]{1,200}@(?!sha256:)(?=[\w\[])", f"{_CUT}@"),
+    # curl -u user:password
+    ("-u", r"((?<![\w-])(?:-u|--user)[\"']?(?:[ =]|, ?)[\"']?[\w.@+-]{1,64}:)\S+", rf"\1{_CUT}"),
+    ("authorization|cookie", _HEADER, rf"\1{_CUT}"),
+    ("bearer", rf"({_EDGE}bearer:? )(?!{_PROSE})\S+", rf"\1{_CUT}"),
+    ("basic ", rf"({_EDGE}basic )(?=\S*(?:\d|=|(?-i:[a-z][A-Z])))[\w+/-]{{4,}}={{0,2}}", rf"\1{_CUT}"),
+    ("token ", rf"({_EDGE}token )(?=\S*\d)[^\s\"']{{16,}}", rf"\1{_CUT}"),
+    ("=|%3d|x-", _SIGNED, rf"\1{_CUT}"),
+    ("pass|pwd|secret|token|key|credential|session|string|cookie|jwt|auth|identified", _ASSIGNMENT, rf"\1{_CUT}"),
+    ("phx_|k-|k_|gh|github|glpat|xox|xapp|akia|asia|aiza|ya29|npm_|pypi|hf_|dapi|ls0tls|eyj", _TOKEN, _CUT),
+)
+# People who are not known by name: /home/x, C:\Users\x, x@example.com.
+_PEOPLE: tuple[_Rule, ...] = (
+    ("/home/|/users/", _UNIX_HOME, _HOME),
+    ("users|documents and settings", _WINDOWS_HOME, _HOME),
+    ("@|%40", r"(?<![\w.+-])(?!git@)[\w.+-]++(?:@|%40)(?:[\w-]++\.)++[\w-]+", _EMAIL),
+)

@@ -1,1 +1,37 @@
-"""Where the files of a home are, and how they are read and written safely."""
+"""Where the files of a home are (`Paths`), and how they are read and written: privately, whole, never through a link.
+
+What is below the home may have been put there by anybody, or be damaged: nothing here follows a link, waits for a
+pipe, or reads more than a limit.
+"""
+
+from spool.home.files import (
+    Signature,
+    open_own,
+    private_folder,
+    publish,
+    read_bounded,
+    refuse_links,
+    signature,
+    sync_folder,
+    write_atomic,
+    write_new,
+)
+from spool.home.mounts import file_system, is_network
+from spool.home.paths import Paths, resolve_home
+
+__all__ = [
+    "Paths",
+    "Signature",
+    "file_system",
+    "is_network",
+    "open_own",
+    "private_folder",
+    "publish",
+    "read_bounded",
+    "refuse_links",
+    "resolve_home",
+    "signature",
+    "sync_folder",
+    "write_atomic",
+    "write_new",
+]

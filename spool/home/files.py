@@ -5,12 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 from spool.errors import UnsafePathError
 
-__all__ = ["private_folder", "publish", "read_bounded", "refuse_links", "sync_folder", "write_atomic", "write_new"]
+__all__ = [
+    "Signature",
+    "open_own",
+    "private_folder",
+    "publish",
+    "read_bounded",
+    "refuse_links",
+    "signature",
+    "sync_folder",
+    "write_atomic",
+    "write_new",
+]
+
+Signature = tuple[int, int, int]
 
 # A file of state or one event: an event is at most 900 kB, twice that is no file of ours.
 MAX_FILE_BYTES = 2_000_000
@@ -70,7 +84,7 @@ def open_own(path: Path | str, flags: int) -> int:
         raise
     try:
         check_owned(path, os.fstat(descriptor), stat.S_ISREG, "file")
-        if os.name == "posix":
+        if sys.platform != "win32":
             os.fchmod(descriptor, 0o600)
     except BaseException:
         os.close(descriptor)
@@ -93,6 +107,15 @@ def read_bounded(path: Path, limit: int = MAX_FILE_BYTES, *, follow: bool = True
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"larger than {limit} bytes")
     return data
+
+
+def signature(path: Path) -> Signature | None:
+    """Tell one state of a file from another, in one system call; None where it can't be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def write_new(path: Path, data: bytes, *, durable: bool = False) -> None:

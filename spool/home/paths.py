@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +89,10 @@ class Paths:
         """One file per open command."""
         return self.spool / "spans"
 
+    def span(self, uuid: str) -> Path:
+        """The file of one open command."""
+        return self.spans / f"{uuid}.json"
+
     @cached_property
     def aside(self) -> Path:
         """The side door: one file per event that could not enter the queue in time."""
@@ -97,6 +102,16 @@ class Paths:
     def reserve(self) -> Path:
         """Space that a flusher keeps for a full disk."""
         return self.spool / "reserve"
+
+    @cached_property
+    def wiped(self) -> Path:
+        """Which opt-out was carried out here."""
+        return self.spool / "wiped"
+
+    @cached_property
+    def launched(self) -> Path:
+        """When a flusher was started last, by its time."""
+        return self.spool / "launched"
 
     @cached_property
     def quarantine(self) -> Path:
@@ -126,9 +141,11 @@ def resolve_home(app: str, home: Path | str | None, env: Mapping[str, str]) -> P
 
 def _account_home() -> str | None:
     """Give the home folder of the account that runs this process, where the system knows one."""
-    try:
-        import pwd  # noqa: PLC0415 - POSIX only, and rarely needed
+    if sys.platform == "win32":
+        return None
+    import pwd  # noqa: PLC0415 - rarely needed
 
+    try:
         return pwd.getpwuid(os.geteuid()).pw_dir
-    except (ImportError, KeyError):
+    except KeyError:
         return None

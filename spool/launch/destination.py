@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from spool.consent.rule import is_set
 from spool.errors import ConfigurationError, SpoolError
-from spool.home.files import private_folder, read_bounded, write_atomic
-from spool.home.paths import Paths
-from spool.settings import DEFAULT_HOST, Limits, env_prefix
+from spool.home import Paths, private_folder, read_bounded, write_atomic
+from spool.settings import DEFAULT_HOST, Limits, env_prefix, is_set
 
 __all__ = ["Destination", "check_host", "check_key", "host_catalogue", "host_limits", "leave", "resolve"]
 

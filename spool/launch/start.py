@@ -17,16 +17,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from spool.consent.rule import is_set
 from spool.errors import SpoolError
-from spool.home.files import read_bounded
-from spool.home.paths import Paths
-from spool.settings import env_prefix
+from spool.home import Paths, read_bounded
+from spool.queue import FileLock
+from spool.settings import GUARD, env_prefix, is_set
 
-__all__ = ["GUARD", "REAP_S", "child_environment", "command", "is_due", "launch_if_due", "run_and_wait", "waits"]
+__all__ = ["child_environment", "command", "is_due", "launch_if_due", "reaped", "run_and_wait", "waits"]
 
-# Set in a flusher's environment: nothing that runs there starts another.
-GUARD = "KTX_SPOOL_FLUSHER"
 # A flusher takes its lock some 0.3 s after its start; until it has stored its result nobody knows of it.
 LAUNCH_PAUSE_S = 30.0
 # Ends at once and leaves the flusher to the system: a host that waits for any child (`os.wait`) never sees it, and
@@ -35,8 +32,6 @@ LAUNCH_PAUSE_S = 30.0
 # from its first moment: the host may be about to end, and somebody waits for that.
 _DETACH = '{ sleep 0.2; command -v nice >/dev/null && exec nice -n 10 "$@"; exec "$@"; } &'
 _SHELL = ("/bin/sh", "-c", _DETACH, "sh")
-# The shell is through in 2 ms; on a machine that is busier than that it is reaped at the next launch.
-REAP_S = 0.02
 # What a flusher needs of a host's environment; the rest (PYTHON*, POSTHOG_*, LD_*) could redirect it.
 _KEPT = {
     "HOME", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SYSTEMROOT", "USERPROFILE", "APPDATA", "TEMP",
@@ -63,7 +58,7 @@ def is_due(paths: Paths, now: float, interval_s: float) -> bool:
     if success is not None and 0 <= now - success < interval_s:
         return False
     try:
-        launched = os.stat(paths.spool / "launched").st_mtime
+        launched = os.stat(paths.launched).st_mtime
     except OSError:
         return True
     return not 0 <= now - launched < LAUNCH_PAUSE_S
@@ -105,19 +100,13 @@ def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> i
 
 def _claim(paths: Paths, interval_s: float) -> bool:
     """Be the only one to start a flusher now; False while one is at work."""
-    from spool.queue.lock import FileLock  # noqa: PLC0415 - loaded by the capture before
-
-    lock = FileLock(paths.flush_lock)
-    try:
-        with lock.held(0.0):
-            if not is_due(paths, time.time(), interval_s):
-                return False
-            stamp = os.open(paths.spool / "launched", os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-            os.close(stamp)
-            os.utime(paths.spool / "launched")
-            return True
-    finally:
-        lock.forget()
+    with FileLock(paths.flush_lock).held(0.0):
+        if not is_due(paths, time.time(), interval_s):
+            return False
+        stamp = os.open(paths.launched, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        os.close(stamp)
+        os.utime(paths.launched)
+        return True
 
 
 def command(app: str, paths: Paths) -> list[str]:
@@ -156,17 +145,19 @@ _DRAINED = ("delivered", "nothing to do")
 
 def _spawn(arguments: list[str], env: dict[str, str], reap_s: float) -> int | None:
     """Start a process that has nothing of ours: own session, no stream, no descriptor. Gives a child to be reaped."""
-    if not hasattr(os, "posix_spawn"):
+    if sys.platform == "win32":
         _spawn_without_posix(arguments, env)
         return None
     try:
         child = _posix_spawn([*_SHELL, *arguments], env)
     except OSError:  # a container without a shell: the flusher is our own child
         child = _posix_spawn(arguments, env)
-    return None if _reaped(child, reap_s) else child
+    return None if reaped(child, reap_s) else child
 
 
 def _posix_spawn(arguments: list[str], env: dict[str, str]) -> int:
+    if sys.platform == "win32":  # its caller knows
+        raise OSError("there is no posix_spawn on Windows")
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)),
         *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
@@ -188,8 +179,10 @@ def _inheritable() -> list[int]:
     return found
 
 
-def _reaped(child: int, wait_s: float) -> bool:
+def reaped(child: int, wait_s: float = 0.0) -> bool:
     """Wait a moment for a child that ends at once; True when nothing of it is left."""
+    if sys.platform == "win32":  # nobody waits for a child there
+        return True
     deadline = time.monotonic() + wait_s
     try:
         while os.waitpid(child, os.WNOHANG) == (0, 0):

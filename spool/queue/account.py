@@ -11,10 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from spool.errors import QueueDamagedError
-from spool.queue.ledger import Ledger
-from spool.queue.rows import decode_number
-from spool.queue.store import Store
-from spool.queue.transaction import META, dead_letters, events_after
+from spool.queue.transaction import META, Transaction
 
 __all__ = ["Account", "account", "verify"]
 
@@ -56,13 +53,13 @@ class Account:
         }
 
 
-def account(store: Store) -> Account:
-    """Add up what became of every event, in constant time. One consistent view needs the lock."""
-    ledger = Ledger.decode(store.get("ledger"))
-    rows, size = store.totals()
-    oldest = events_after(store, 0, most=1)
+def account(transaction: Transaction) -> Account:
+    """Add up what became of every event, in constant time."""
+    ledger = transaction.ledger
+    sequence, rows, size = transaction.totals()
+    oldest = transaction.rows_after(0, most=1)
     return Account(
-        captured=decode_number(store.get("sequence")) + ledger.refused,
+        captured=sequence + ledger.refused,
         delivered=ledger.delivered,
         pending=rows - len(META) - ledger.dead,
         dead=ledger.dead,
@@ -72,10 +69,10 @@ def account(store: Store) -> Account:
     )
 
 
-def verify(store: Store) -> None:
+def verify(transaction: Transaction) -> None:
     """Raise QueueDamagedError unless the account adds up, and knows of as many dead letters as there are."""
-    found = account(store)
+    found = account(transaction)
     if not found.balanced:
         raise QueueDamagedError("the account does not add up")
-    if found.dead != len(dead_letters(store)):
+    if found.dead != len(transaction.dead_letters()):
         raise QueueDamagedError("dead letters are missing")

@@ -1,42 +1,348 @@
-"""A new queue's folder, made by diskcache: tables, indexes, triggers. The only module that imports it.
+"""The diskcache that holds the queue. The only module that imports it, and the only one that speaks SQL to the queue.
 
-Any diskcache reads what lies there. What is relied on of diskcache 5.6.3 has a test in tests/libraries/test_disk.py:
-diskcache has had no release since August 2023: the `Cache` table keyed by integers and texts; `count` and `size` in
-its `Settings` table, kept by triggers inside each transaction. No row goes through it: it would pickle some, and put
-others into files beside.
+One `diskcache.Cache` with a Disk of our own, on a connection that was checked before anything in the file was obeyed.
+What `Cache` has a method for is done by it (`transact`, `get`, `set`, `add`, `delete`, `iterkeys`, `reset`, `len`);
+the statements of our own at its end are for what it has none for. diskcache has had no release since August 2023:
+each behaviour that is relied on has a test in tests/libraries/test_diskcache.py.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import diskcache
+from diskcache.core import MODE_RAW
 
-from spool.errors import UnavailableError
-from spool.queue.disk import DATABASE, SETTINGS, translated
+from spool.errors import DiskFullError, QueueDamagedError, SpoolError, UnavailableError
+from spool.queue.rows import FORMAT
+from spool.settings import Durability
 
-__all__ = ["make"]
+__all__ = [
+    "DATABASE",
+    "PRIVATE_NAMES",
+    "SETTINGS",
+    "Cache",
+    "Key",
+    "Value",
+    "as_spool_error",
+    "check_readable",
+    "new_cache",
+    "open_cache",
+    "read_without_closing",
+    "sqlite_facts",
+    "translated",
+]
+
+Key = int | str
+Value = int | str
+
+DATABASE = "cache.db"
+
+# What is relied on of diskcache beside its documented methods. tests/libraries/test_diskcache.py has a test for each.
+PRIVATE_NAMES = {
+    "Cache._con": "the connection: ours, checked, one for all threads; and statements that it has no method for",
+    "Cache (key, raw, mode, filename, value)": "columns of its table, for the page of events and the batch to settle",
+    "Settings (key, value)": "its table of settings, for the check before anything there is obeyed",
+    "sqlite_master": "the names of its tables, indexes and triggers, for the same check",
+    "core.MODE_RAW": "how it marks a value that stands in the row itself",
+}
+
+# Everything that diskcache could do by itself is off: no eviction, no culling, no side files (it writes
+# those without fsync), no memory map (a file truncated by somebody else would kill the host by SIGBUS),
+# and at most 4 MiB of page cache, so that memory stays flat however large the backlog is.
+SETTINGS: dict[str, int | str] = {
+    "statistics": 0,
+    "tag_index": 0,
+    "eviction_policy": "none",
+    "size_limit": 2**62,
+    "cull_limit": 0,
+    "sqlite_auto_vacuum": 1,
+    "sqlite_cache_size": 1000,
+    "sqlite_journal_mode": "wal",
+    "sqlite_mmap_size": 0,
+    "sqlite_synchronous": 1,
+    "disk_min_file_size": 2**62,
+    "disk_pickle_protocol": 0,
+}
+_METADATA = {"count", "size", "hits", "misses"}
+_SCHEMA = {
+    ("table", "Settings"),
+    ("table", "Cache"),
+    ("index", "sqlite_autoindex_Settings_1"),
+    ("index", "Cache_key_raw"),
+    ("index", "Cache_expire_time"),
+    ("trigger", "Settings_count_insert"),
+    ("trigger", "Settings_count_delete"),
+    ("trigger", "Settings_size_insert"),
+    ("trigger", "Settings_size_update"),
+    ("trigger", "Settings_size_delete"),
+}
 
 
-class _LiteralPath(str):
-    """A path that diskcache takes as it is: it would expand `$NAME` in a folder's name."""
+class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
+    """Rows of plain text or integers, inline; any other row raises QueueDamagedError before it is looked at.
 
-    __slots__ = ()
+    diskcache's own Disk pickles some values and reads them back, which runs code (CVE-2025-69872), and reads and
+    deletes the files that a row names.
+    """
 
-    def __str__(self) -> str:
-        return self
+    def put(self, key: Any) -> tuple[Key, bool]:
+        """Give a key as it is stored."""
+        if type(key) not in (int, str):
+            raise TypeError(f"a key of the queue is a text or an integer, not {type(key).__name__}")
+        return key, True
 
-    def __contains__(self, part: object) -> bool:
-        return part not in ("$", "%") and super().__contains__(str(part))
+    def get(self, key: Any, raw: Any) -> Key:
+        """Give a stored key back."""
+        if raw != 1 or type(key) not in (int, str):
+            raise QueueDamagedError("a row of the queue has a foreign key")
+        return cast("Key", key)
+
+    def store(self, value: Any, read: bool, key: Any = None) -> tuple[int, int, None, Value]:  # noqa: ARG002, FBT001 - diskcache's signature
+        """Give a value as it is stored. `size` is the length of an event, so that it counts the bytes that wait."""
+        if type(value) not in (int, str):
+            raise TypeError(f"a row of the queue is a text or an integer, not {type(value).__name__}")
+        return len(value) if type(key) is int and type(value) is str else 0, MODE_RAW, None, value
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: bool) -> Value:  # noqa: ARG002, FBT001 - as above
+        """Give a stored value back."""
+        if mode != MODE_RAW or filename is not None or type(value) not in (int, str):
+            raise QueueDamagedError("a row of the queue has a foreign value")
+        return cast("Value", value)
+
+    def remove(self, file_path: Any) -> None:
+        """Leave the file alone that a row names: none is ours."""
 
 
-def make(folder: Path) -> None:
-    """Make an empty diskcache in a folder that is there; UnavailableError where SQLite or the disk refuses."""
+class Cache(diskcache.Cache):  # type: ignore[misc]  # as above
+    """The cache of one queue, on one connection for all threads of this process, who take turns.
+
+    diskcache opens a connection for each thread: a short-lived one would pay for an open and a close, and its
+    close could not be made under the lock.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Take a connection whose database was checked, or is empty."""
+        self._connection = connection
+        # diskcache expands `~` and `$NAME` in its folder's name, and uses the name for files only: there are none.
+        super().__init__(os.sep, disk=TextDisk, **SETTINGS)
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        return self._connection
+
+    def close(self) -> None:
+        """Do nothing: diskcache calls this in its constructor, to change the time that its connection may wait."""
+
+    def disconnect(self) -> None:
+        """Close the connection. Under the lock, for the last one to close folds the log in."""
+        self._connection.close()
+
+    def wait_at_most(self, timeout_s: float) -> None:
+        """Say how long a statement may wait for somebody without our lock."""
+        self._con.execute(f"PRAGMA busy_timeout = {round(1000 * timeout_s)}")
+
+    def totals(self) -> tuple[int, int]:
+        """Count the rows, and the characters of those with integer keys, in constant time."""
+        rows, size = self.reset("count"), self.reset("size")
+        if type(rows) is not int or type(size) is not int:
+            raise QueueDamagedError("the queue's count of itself doesn't read")
+        return rows, size
+
+    # -- statements of our own --------------------------------------------------------------------------
+
+    def page(self, after: int, most: int, most_chars: int) -> list[tuple[int, Value]]:
+        """Give the rows with integer keys above `after`, in their order: up to `most`, or until they fill `most_chars`.
+
+        At least one, if there is one. `iterkeys` goes from the start for every hundred keys, which is quadratic over
+        a backlog; `iter` knows no order and no beginning; and either takes another statement for each value.
+        """
+        select = "SELECT key, raw, mode, filename, value FROM Cache WHERE key > ? AND key < '' ORDER BY key LIMIT ?"
+        page: list[tuple[int, Value]] = []
+        with closing(self._con.execute(select, (after, most))) as rows:  # left open, it would keep the log as it is
+            for key, raw, mode, filename, value in rows:
+                text = self.disk.fetch(mode, filename, value, read=False)
+                page.append((int(self.disk.get(key, raw)), text))
+                most_chars -= len(str(text))
+                if most_chars <= 0:
+                    break
+        return page
+
+    def take(self, rows: Iterable[tuple[Key, Value]]) -> int:
+        """Delete each row that still holds the value given, in one statement; give how many went.
+
+        `get` and `delete` are three statements for each event, of a batch of 500.
+        """
+        return self._con.executemany("DELETE FROM Cache WHERE key = ? AND raw = 1 AND value = ?", rows).rowcount
+
+
+def new_cache(folder: Path, durability: Durability) -> Cache:
+    """Make a queue's database in an empty folder and open it. It is a queue when its `format` row is committed."""
     with translated():
         # SQLite gives -wal and -shm the mode of the database: 0600 from the first byte on.
         os.close(os.open(folder / DATABASE, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        return _opened(_connect(folder, 1.0), durability, "COMMIT")
+
+
+def open_cache(folder: Path, durability: Durability, timeout_s: float) -> Cache:
+    """Open a queue's database; call it under the queue's lock only. Nothing is written.
+
+    What is there is checked first, and raises QueueDamagedError if it is no queue of ours. `timeout_s` is how long a
+    statement waits for somebody without our lock. UnavailableError where SQLite or the disk refuses.
+    """
+    with translated():
+        if not os.path.exists(folder / DATABASE) or os.path.getsize(folder / DATABASE) == 0:
+            raise QueueDamagedError("the queue's file is gone, or empty")
+        connection = _connect(folder, timeout_s)
         try:
-            diskcache.Cache(_LiteralPath(folder), timeout=1.0, **SETTINGS).close()
-        except diskcache.Timeout as error:
-            raise UnavailableError("the queue's new database is busy") from error
+            _begin(connection, folder / DATABASE)
+            _check(connection)
+            connection.execute("ROLLBACK")
+        except BaseException:
+            connection.close()
+            raise
+        return _opened(connection, durability, "ROLLBACK")
+
+
+def _connect(folder: Path, timeout_s: float) -> sqlite3.Connection:
+    return sqlite3.connect(folder / DATABASE, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+
+
+def _opened(connection: sqlite3.Connection, durability: Durability, end: Literal["COMMIT", "ROLLBACK"]) -> Cache:
+    """Let diskcache make its tables and settings, or find them, in one transaction.
+
+    Its constructor writes every setting at each open, by itself in forty commits. Of a queue that was checked
+    nothing would change by that, so it is rolled back: a mere look leaves no log to fold in, and works on a full disk.
+    """
+    try:
+        for name, value in SETTINGS.items():  # the constructor finds them set: inside a transaction some can't be
+            if name.startswith("sqlite_"):
+                connection.execute(f"PRAGMA {name.removeprefix('sqlite_')} = {value}")
+        connection.execute("BEGIN IMMEDIATE")
+        cache = Cache(connection)
+        connection.execute(end)
+        if durability == "power":
+            cache.reset("sqlite_synchronous", 2, update=False)
+            if sys.platform == "darwin":
+                cache.reset("sqlite_fullfsync", 1, update=False)
+    except BaseException:
+        connection.close()
+        raise
+    return cache
+
+
+def _begin(connection: sqlite3.Connection, database: Path) -> None:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        # One byte of the header says who may write: with another one, SQLite only reads, wherever the file is.
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY and os.access(database, os.W_OK):
+            raise QueueDamagedError("the queue's file says that it can't be written") from error
+        raise
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Raise QueueDamagedError unless tables, settings, format and journal are ours: diskcache obeys what it finds."""
+    if set(connection.execute("SELECT type, name FROM sqlite_master")) != _SCHEMA:
+        raise QueueDamagedError("the queue's tables are not ours")
+    settings = dict(connection.execute("SELECT key, value FROM Settings"))
+    if {key: value for key, value in settings.items() if key not in _METADATA} != SETTINGS:
+        raise QueueDamagedError("the queue's settings are not ours")
+    if connection.execute("SELECT value FROM Cache WHERE key = 'format'").fetchall() != [(FORMAT,)]:
+        raise QueueDamagedError("the queue has another format, or was never finished")
+    if connection.execute("PRAGMA journal_mode").fetchall() != [("wal",)]:
+        raise QueueDamagedError("the queue's file is no database with a log")
+
+
+# -- what SQLite says, in the spool's words -----------------------------------------------------------------
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what diskcache, SQLite and the system raise into the spool's errors."""
+    try:
+        yield
+    except (sqlite3.Error, diskcache.Timeout, OSError) as error:
+        raise as_spool_error(error) from error
+
+
+def as_spool_error(error: BaseException) -> BaseException:
+    """Give the spool's error for one of diskcache, SQLite or the system; any other one as it is."""
+    if (
+        isinstance(error, sqlite3.OperationalError)
+        and "cannot rollback" in str(error)
+        and error.__context__ is not None
+    ):
+        error = error.__context__  # SQLite had rolled back by itself; what made it do so is the reason
+    if isinstance(error, sqlite3.Error):
+        return _verdict(error)
+    if isinstance(error, diskcache.Timeout):
+        return UnavailableError("the queue's database is busy")
+    if isinstance(error, OSError):
+        return UnavailableError(f"the queue can't be reached: {error.strerror or error}")
+    return error
+
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT}
+
+
+def _verdict(error: sqlite3.Error) -> SpoolError:
+    """Tell a damaged file, which moves to quarantine, from a machine that refuses for now."""
+    if isinstance(error, sqlite3.ProgrammingError):
+        return UnavailableError(f"the queue's connection is closed: {error}")
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    primary = extended & 0xFF
+    if primary in _DAMAGE or extended == sqlite3.SQLITE_IOERR_SHORT_READ:
+        return QueueDamagedError(f"the queue's file is damaged: {error}")
+    if primary == sqlite3.SQLITE_ERROR:
+        if re.match(r'no such column: "?(count|size|hits|misses)"?', str(error)):
+            return UnavailableError("this SQLite refuses double-quoted strings, which diskcache needs")
+        return QueueDamagedError(f"the queue's tables are not ours: {error}")
+    if primary == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return DiskFullError("the disk is full")
+    return UnavailableError(f"the queue's database refuses: {error}")
+
+
+def sqlite_facts() -> tuple[str, bool]:
+    """Give SQLite's version, and whether it takes the double-quoted strings that diskcache writes."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.execute('SELECT "text"')
+        except sqlite3.OperationalError:
+            return sqlite3.sqlite_version, False
+    return sqlite3.sqlite_version, True
+
+
+# -- the files, past SQLite ---------------------------------------------------------------------------------
+
+
+def read_without_closing(path: Path) -> Iterator[bytes]:
+    """Read a file of the queue and leave its descriptor open.
+
+    A process that closes any descriptor of a file drops all of its POSIX locks on it, SQLite's too, of whichever
+    connection. The next process to leave would take the log along under that connection. Only damage is read so.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        return
+    try:
+        while part := os.read(descriptor, 1 << 20):
+            yield part
+    except IsADirectoryError:
+        return
+
+
+def check_readable(folder: Path) -> None:
+    """Read every byte of the queue's files; UnavailableError where the disk fails to."""
+    with translated():
+        for name in (DATABASE, f"{DATABASE}-wal"):
+            for _part in read_without_closing(folder / name):
+                pass

@@ -1,95 +1,76 @@
-"""Signals wait while an append is under way; they are delivered right after it."""
+"""Signals wait while an event is put on disk, and are delivered right after it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from types import FrameType, MappingProxyType
-from typing import Any
-
-# The function below `signal.pthread_sigmask`, where there is one: that makes enumerations of each number, and a capture
-# calls it three times (measured: 6 us instead of 20).
-try:
-    from _signal import pthread_sigmask as _sigmask  # type: ignore[import-not-found]  # has no stub
-except ImportError:
-    _sigmask = getattr(signal, "pthread_sigmask", None)
 
 __all__ = ["signals_held"]
 
-# Those that people and supervisors send to end a command, and the one that raises from timers.
-_HELD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP") if hasattr(signal, name)]
+Handlers = Mapping[int, Callable[..., object]]
+
+# Those that people and supervisors send to end or to rouse a command, and the one that raises from timers.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2")
+_HELD = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
-def signals_held() -> AbstractContextManager[None]:
-    """Hold SIGINT, SIGTERM, SIGHUP and SIGALRM back for the block; what came is delivered at its end.
+class _Block:
+    """Whether a block is under way, and whose. There is one main thread, so there is one block."""
 
-    An exception raised by a handler inside a transaction would leave it open. Handlers run in the main thread only,
-    so another thread needs nothing. In the main thread the mask is enough as long as it is alone; another thread may
-    take the signal from the system, and CPython would still run the handler here: then the handlers themselves are
-    exchanged for one that takes a note. A block within a block costs nothing.
-    """
-    if _Held.now or threading.get_ident() != threading.main_thread().ident:
-        return _NOTHING
-    if threading.active_count() > 1 or _sigmask is None:
-        return _with_notes()
-    return _Masked(_sigmask)
-
-
-class _Held:
-    """Whether a block is under way, and whose: there is one main thread, and one mask."""
-
-    now = False
-    # The main thread that began it, and the handlers that it has exchanged.
-    by: int | None = None
-    exchanged: Mapping[int, Callable[..., object]] = MappingProxyType({})
-
-
-class _Masked:
-    """The block of a process with one thread. A class, for a generator's block costs 3 us more.
-
-    Where a handler that is not held raises before the first step of `__exit__`, the mask goes back when the block is
-    forgotten: else Ctrl-C would be dead for good.
-    """
-
-    _left = True
-
-    def __init__(self, mask: Callable[..., Any]) -> None:
-        self._mask = mask
-
-    def __enter__(self) -> None:
-        # The mask is read first: the call that sets it may run a handler that raises, after it has set it.
-        self._before = self._mask(signal.SIG_BLOCK, ())
-        self._left = False
-        try:
-            self._mask(signal.SIG_BLOCK, _HELD)
-        except BaseException:
-            self._left = True
-            self._mask(signal.SIG_SETMASK, self._before)
-            raise
-        _Held.now = True
-
-    def __exit__(self, *_: object) -> None:
-        _Held.now = False
-        self._left = True
-        self._mask(signal.SIG_SETMASK, self._before)
-
-    def __del__(self) -> None:
-        if not self._left:
-            self.__exit__()
-
-
-_NOTHING = nullcontext()
+    active = False
+    thread: int | None = None
+    exchanged: Handlers = MappingProxyType({})
 
 
 @contextmanager
-def _with_notes() -> Iterator[None]:
+def signals_held() -> Iterator[None]:
+    """Hold signals back for the block; what came is delivered at its end. A block within a block does nothing.
+
+    An exception that a handler raises inside a transaction would leave it open. Handlers run in the main thread
+    only, so another thread needs nothing. In the main thread the mask is enough as long as it is alone. Another
+    thread may take the signal from the system, and CPython would still run the handler here: then handlers are
+    exchanged for one that takes a note.
+
+    A handler of another signal may still raise inside the block. It costs that event its place in the queue, never an
+    event that was acknowledged.
+    """
+    if _Block.active or threading.get_ident() != threading.main_thread().ident:
+        yield
+        return
+    alone = threading.active_count() == 1 and sys.platform != "win32"
+    _Block.active, _Block.thread = True, threading.get_ident()
+    try:
+        with _masked() if alone else _noted():
+            yield
+    finally:
+        _Block.active = False
+
+
+@contextmanager
+def _masked() -> Iterator[None]:
+    if sys.platform == "win32":  # there is no mask on Windows, and nobody asks for one
+        yield
+        return
+    # The mask is read first: the call that sets it may run a handler that raises, after it has set it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        yield
+    finally:
+        _Block.active = False
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
     came: list[tuple[int, FrameType | None]] = []
     exchanged: dict[int, Callable[..., object]] = {}
-    _Held.by, _Held.exchanged = threading.get_ident(), exchanged
-    _Held.now = True
+    _Block.exchanged = exchanged
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append((number, frame))
@@ -105,31 +86,17 @@ def _with_notes() -> Iterator[None]:
     finally:
         try:
             _put_back(exchanged)
-        except BaseException:
-            _put_back(exchanged)  # one that was back already raised: the others go back all the same
-            raise
         finally:
-            _Held.now = False
+            _Block.active = False
             _deliver(came, exchanged)
 
 
-def _end_in_child() -> None:
-    """End the block in a child that another thread forked: the one that would have ended it is not there."""
-    if _Held.now and _Held.by != threading.get_ident():
-        _Held.now = False
-        _put_back(_Held.exchanged)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_end_in_child)
-
-
-def _put_back(handlers: Mapping[int, Callable[..., object]]) -> None:
+def _put_back(handlers: Handlers) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-def _deliver(came: list[tuple[int, FrameType | None]], handlers: dict[int, Callable[..., object]]) -> None:
+def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> None:
     """Call the handler of each signal that was noted, also when that of one before it raises.
 
     Not by raising the signal again: whoever listens on the wakeup descriptor (asyncio) heard of it when it came.
@@ -140,3 +107,14 @@ def _deliver(came: list[tuple[int, FrameType | None]], handlers: dict[int, Calla
             handlers[number](number, frame)
         finally:
             _deliver(came, handlers)
+
+
+def _end_in_child() -> None:
+    """End the block in a child that another thread forked: the thread that would have ended it is not there."""
+    if _Block.active and _Block.thread != threading.get_ident():
+        _Block.active = False
+        _put_back(_Block.exchanged)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_in_child)

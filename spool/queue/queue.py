@@ -1,27 +1,40 @@
-"""The durable queue: append, gather, settle, and an account that adds up. Guarantees 1 to 3 live here."""
+"""The durable queue: append, gather, settle, and an account that adds up. Guarantees 1 to 3 are kept here.
+
+Each method takes the queue's lock, opens the cache if it is not open, and does one transaction. What is damaged on the
+way is moved to quarantine and salvaged.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import RLock, get_ident
+from typing import Concatenate, ParamSpec, TypeVar
 
-from spool.command.span_file import file_of
-from spool.fallback.aside import SUFFIX
-from spool.fallback.loss_notes import Note
-from spool.home.paths import Paths
-from spool.queue.database import Database
-from spool.queue.transaction import DeadLetter, Stored, Transaction, dead_letters, events_after
+from spool.errors import (
+    ConsentChangedError,
+    DiskFullError,
+    LockBusyError,
+    QueueDamagedError,
+    SpoolError,
+    UnavailableError,
+)
+from spool.home import Paths, Signature, private_folder, refuse_links, signature
+from spool.queue.account import Account, account, verify
+from spool.queue.cache import Cache, as_spool_error, check_readable, open_cache, translated
+from spool.queue.interrupts import signals_held
+from spool.queue.lock import FileLock
+from spool.queue.transaction import DeadLetter, Row, Transaction
 from spool.settings import Durability, Limits
 
-if TYPE_CHECKING:
-    from spool.queue.account import Account
-
-__all__ = ["Queue"]
+__all__ = ["CHUNK", "REFUSED", "Queue"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 # Rows that one transaction of the flusher may touch: at some 30 us each a writer waits 15 ms at most.
 CHUNK = 500
@@ -29,15 +42,23 @@ CHUNK = 500
 PAGE = 500
 # Marks the name of a file that holds no event, among those that were absorbed: it goes to quarantine.
 REFUSED = "!"
+# Enough for a folder that vanishes twice, damage that shows twice and is rebuilt, and a full disk that is given room.
+_MOST_TRIES = 6
+# A fork waits a little longer than the capture of another thread may take, which it must not interrupt.
+_FORK_WAIT_S = 0.5
+
+_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
+# Connections of a parent process, kept for ever: SQLite must not even close them in the child.
+_inherited: list[Cache] = []
 
 
 class Queue:
-    """The spool's queue, for one process.
+    """The spool's queue, for one process. Threads take turns; a fork starts afresh in the child.
 
     Every method that writes is one transaction under `queue.lock` and is on disk when it returns. All wait
     at most `wait_s` (`Limits.lock_wait_s` by default) and raise UnavailableError where the queue can't be
-    had, with nothing done. A damaged queue is moved to quarantine and salvaged on the way. `spare` is asked to
-    make room when the disk is full; True if it did.
+    had, with nothing done. A damaged queue is moved to quarantine and salvaged on the way. `reserve` is a file
+    whose space is given up when the disk is full.
     """
 
     def __init__(  # noqa: PLR0913 - what a flusher's differs in, each by name
@@ -48,53 +69,59 @@ class Queue:
         *,
         wait_s: float | None = None,
         clock: Callable[[], float] = time.time,
-        spare: Callable[[], bool] | None = None,
+        reserve: Path | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.wait_s = self.limits.lock_wait_s if wait_s is None else wait_s
         self._clock = clock
         self._paths = paths
-        self._database = Database(paths, durability, spare)
+        self._durability: Durability = durability
+        self._reserve = reserve
+        self._lock = FileLock(paths.queue_lock)
+        self._begin_afresh()
+        _queues.add(self)
 
-    def _write(self, operation: Callable[[Transaction], T]) -> T:
-        return self._database.write(operation, self.wait_s)
+    def _begin_afresh(self) -> None:
+        self._pid = os.getpid()
+        self._threads = RLock()
+        self._owner: int | None = None
+        self._cache: Cache | None = None
+        self._opened: os.stat_result | None = None
+        self._barred = False
 
-    def append(self, text: str, guard: Callable[[], None] | None = None, closes: str | None = None) -> int:
+    # -- events -----------------------------------------------------------------------------------------
+
+    def append(self, text: str, *, consent: Signature | None = None, closes: str | None = None) -> int:
         """Add one event; give its sequence number. Over a limit the oldest pending event goes, counted.
 
-        `guard` is called under the lock before anything is written; what it raises is raised. `closes` is
-        the uuid of a command whose event this is: 0 where that is in the queue already.
+        `consent` is the signature of the `telemetry.json` that allowed the event: where the file is another one by
+        now, ConsentChangedError is raised and nothing is written. `closes` is the uuid of a command whose event this
+        is: 0 where that is in the queue already.
         """
+        return self._do(self._append, text, consent, closes)
 
-        def operation(transaction: Transaction) -> int:
-            if guard is not None:
-                guard()
-            if closes is not None and not transaction.close_span(closes, self._has_span):
-                return 0
-            number = transaction.append(text, self._clock())
-            transaction.keep_within(self.limits)
-            return number
+    def _append(self, transaction: Transaction, text: str, consent: Signature | None, closes: str | None) -> int:
+        if consent is not None and signature(self._paths.identity) != consent:
+            raise ConsentChangedError("telemetry.json was changed since it was asked")
+        if closes is not None and not transaction.close_span(closes, self._paths):
+            return 0
+        number = transaction.append(text, self._clock())
+        transaction.keep_within(self.limits)
+        return number
 
-        return self._write(operation)
+    def append_all(self, texts: Iterable[str]) -> int:
+        """Add several events in one transaction: all of them or none. Gives how many."""
+        return self._do(self._append_all, list(texts))
+
+    def _append_all(self, transaction: Transaction, texts: list[str]) -> int:
+        for text in texts:
+            transaction.append(text, self._clock())
+        transaction.keep_within(self.limits)
+        return len(texts)
 
     def close_span(self, uuid: str, text: str) -> bool:
         """Add the event of a command that was killed, once. False if its own event is in the queue already."""
         return self.append(text, closes=uuid) != 0
-
-    def _has_span(self, uuid: str) -> bool:
-        return os.path.exists(file_of(self._paths, uuid))
-
-    def append_all(self, texts: Iterable[str]) -> int:
-        """Add several events in one transaction: all of them or none. Gives how many."""
-        batch = list(texts)
-
-        def operation(transaction: Transaction) -> int:
-            for text in batch:
-                transaction.append(text, self._clock())
-            transaction.keep_within(self.limits)
-            return len(batch)
-
-        return self._write(operation)
 
     def absorb(
         self,
@@ -108,159 +135,340 @@ class Queue:
         nobody shall send, with the reason: dead letters. All names are remembered in the same transaction: a
         caller that is killed before it removed the files may come again with the same ones.
         """
-        no_events = {REFUSED + name: cause for name, cause in (refused or {}).items()}
-        dead = dict(rejected or {})
+        return self._do(self._absorb, files, refused or {}, rejected or {})
 
-        def operation(transaction: Transaction) -> int:
-            known = set(transaction.absorbed)
-            for name in [*files, *dead]:
-                if name in known:
-                    continue
-                if name in dead:
-                    transaction.append_dead(*dead[name], self._clock())
-                else:
-                    transaction.append(files[name], self._clock())
-                self._close_by_name(transaction, name)
-            for name in no_events.keys() - known:
-                transaction.ledger.lose(no_events[name], entered=False)
-            transaction.absorbed = sorted([*files, *dead, *no_events])
-            transaction.keep_within(self.limits)
-            return len(files.keys() - known)
+    def _absorb(
+        self,
+        transaction: Transaction,
+        files: Mapping[str, str],
+        refused: Mapping[str, str],
+        rejected: Mapping[str, tuple[str, str]],
+    ) -> int:
+        known = set(transaction.absorbed_names())
+        causes = {REFUSED + name: cause for name, cause in refused.items()}
+        for name in [*files, *rejected]:
+            if name in known:
+                continue
+            if name in rejected:
+                transaction.append_dead(*rejected[name], self._clock())
+            else:
+                transaction.append(files[name], self._clock())
+            uuid = name.removesuffix(".json")[-36:]  # a command's event that went aside closes its span
+            if self._paths.span(uuid).exists():
+                transaction.close_span(uuid, self._paths)
+        for name in causes.keys() - known:
+            transaction.ledger.lose(causes[name], entered=False)
+        transaction.remember_absorbed(sorted([*files, *rejected, *causes]))
+        transaction.keep_within(self.limits)
+        return len(files.keys() - known)
 
-        return self._write(operation)
+    def absorb_losses(self, losses: Mapping[str, tuple[str, int]]) -> None:
+        """Count the losses of notes, (cause, count) by the note's name, each once, as `absorb` does."""
+        self._do(self._absorb_losses, losses)
 
-    def _close_by_name(self, transaction: Transaction, name: str) -> None:
-        """Close the span of a command whose event went aside: the file is named by its uuid."""
-        uuid = name.removesuffix(SUFFIX)[-36:]
-        if self._has_span(uuid):
-            transaction.close_span(uuid, self._has_span)
-
-    def absorb_losses(self, notes: dict[str, Note]) -> None:
-        """Count the losses of notes, by name, each once, as `absorb` does."""
-
-        def operation(transaction: Transaction) -> None:
-            known = set(transaction.absorbed)
-            for name, note in notes.items():
-                if name not in known:
-                    transaction.ledger.lose(note.cause, note.losses, entered=False)
-            transaction.absorbed = sorted(notes)
-
-        self._write(operation)
-
-    def wipe(self, cause: str = "opted_out") -> int:
-        """Delete every event that waits or is dead, without a trace in free pages; the counters stay.
-
-        Gives how many went. They are counted under `cause`.
-        """
-        if not self._database.exists():
-            return 0
-        return self._database.wipe(cause, self.wait_s)
-
-    def rebuild(self, reason: str) -> None:
-        """Move the queue to quarantine and go on with what reads: for one that hides what it holds."""
-        self._database.rebuild(reason, self.wait_s)
-
-    def verify(self) -> None:
-        """Look whether the account adds up; a queue whose account does not is damaged, and rebuilt."""
-        from spool.queue.account import verify  # noqa: PLC0415 - as in `account`
-
-        if self._database.exists():
-            self._database.read(verify, self.wait_s)
+    def _absorb_losses(self, transaction: Transaction, losses: Mapping[str, tuple[str, int]]) -> None:
+        known = set(transaction.absorbed_names())
+        for name, (cause, count) in losses.items():
+            if name not in known:
+                transaction.ledger.lose(cause, count, entered=False)
+        transaction.remember_absorbed(sorted(losses))
 
     def absorbed_names(self) -> set[str]:
         """The aside files that are in the queue already."""
-        if not self._database.exists():
-            return set()
-        return self._database.read(lambda store: set(Transaction(store).absorbed), self.wait_s)
+        return set(self._do(Transaction.absorbed_names)) if self.exists() else set()
 
     def forget_absorbed(self) -> None:
         """Forget the names that were absorbed, once their files are gone: a name may be used again."""
         if self.absorbed_names():
-            self._write(lambda transaction: setattr(transaction, "absorbed", []))
+            self._do(Transaction.remember_absorbed, [])
 
     def count_lost(self, cause: str, count: int = 1) -> None:
         """Count events as captured and lost that never entered the queue."""
-        self._write(lambda transaction: transaction.ledger.lose(cause, count, entered=False))
+        self._do(self._count_lost, cause, count)
+
+    def _count_lost(self, transaction: Transaction, cause: str, count: int) -> None:
+        transaction.ledger.lose(cause, count, entered=False)
 
     def report_losses(self, build: Callable[[dict[str, int]], str]) -> bool:
         """Append the event that `build` makes of the losses since the last report, if there were any.
 
         One transaction: a loss is reported once, by an event that is itself in the queue.
         """
+        return self._do(self._report_losses, build)
 
-        def operation(transaction: Transaction) -> bool:
-            losses = dict(transaction.ledger.unreported)
-            if losses:
-                transaction.ledger.unreported = {}
-                transaction.append(build(losses), self._clock())
-            return bool(losses)
+    def _report_losses(self, transaction: Transaction, build: Callable[[dict[str, int]], str]) -> bool:
+        losses = dict(transaction.ledger.unreported)
+        if losses:
+            transaction.ledger.unreported = {}
+            transaction.append(build(losses), self._clock())
+        return bool(losses)
 
-        return self._write(operation)
-
-    def gather(self) -> Iterator[Stored]:
+    def gather(self) -> Iterator[Row]:
         """Go through the pending events, oldest first, while others append and settle.
 
         Read page by page, each under the lock for some milliseconds; memory does not grow with the backlog. What is
         added meanwhile is seen, what is gone is not.
         """
         after = 0
-        while self._database.exists():
-            page = self._database.read(partial(events_after, number=after, most=PAGE), self.wait_s)
+        while self.exists():
+            page = self._do(Transaction.rows_after, after, PAGE)
             if not page:
                 return
-            for stored in page:
-                after = stored.number
-                yield stored
+            after = page[-1].number
+            yield from page
 
-    def settle(self, acknowledged: Iterable[Stored], rejected: Iterable[tuple[Stored, str]] = ()) -> int:
+    def settle(self, acknowledged: Iterable[Row], rejected: Iterable[tuple[Row, str]] = ()) -> int:
         """Take out what PostHog acknowledged, and move what it rejected to the dead letters, in one step.
 
         Gives how many events left; those that somebody else removed meanwhile are not counted again.
         """
-        taken, refused = list(acknowledged), list(rejected)
-        return self._write(lambda transaction: transaction.settle(taken, refused, self._clock()))
+        return self._do(Transaction.settle, list(acknowledged), list(rejected), self._clock())
 
     def expire(self) -> int:
         """Drop what is older than `Limits.max_age_s`, counted. Gives how many."""
-        before = self._clock() - self.limits.max_age_s
-        return self._in_chunks(lambda transaction: transaction.expire(before, CHUNK))
+        return self._in_chunks(Transaction.expire, self._clock() - self.limits.max_age_s, CHUNK)
 
     def purge(self, cause: str = "purged") -> int:
         """Drop every pending event, counted under `cause`. Gives how many."""
-        return self._in_chunks(lambda transaction: transaction.purge(cause, CHUNK))
+        return self._in_chunks(Transaction.purge, cause, CHUNK)
 
-    def _in_chunks(self, operation: Callable[[Transaction], int]) -> int:
-        if not self._database.exists():
-            return 0
+    def _in_chunks(
+        self, operation: Callable[Concatenate[Transaction, P], int], *args: P.args, **kwargs: P.kwargs
+    ) -> int:
         total = 0
-        while done := self._write(operation):
+        while self.exists() and (done := self._do(operation, *args, **kwargs)):
             total += done
         return total
 
     def dead(self) -> list[DeadLetter]:
         """Give the dead letters, oldest first."""
-        if not self._database.exists():
-            return []
-        return self._database.read(dead_letters, self.wait_s)
+        return self._do(Transaction.dead_letters) if self.exists() else []
 
     def retry_dead(self, letters: Iterable[DeadLetter]) -> int:
         """Put dead letters back into the queue. Gives how many."""
         batch = list(letters)
-        return self._write(lambda transaction: transaction.retry_dead(batch, self._clock())) if batch else 0
+        return self._do(Transaction.retry_dead, batch, self._clock()) if batch else 0
 
     def purge_dead(self, cause: str = "purged") -> int:
         """Delete the dead letters, counted under `cause`. Gives how many."""
         numbers = [letter.number for letter in self.dead()]
-        return self._write(lambda transaction: transaction.drop_dead(numbers, cause)) if numbers else 0
+        return self._do(Transaction.drop_dead, numbers, cause) if numbers else 0
 
     def account(self) -> Account:
         """Add up what became of every event of this install."""
-        from spool.queue.account import Account, account  # noqa: PLC0415 - a dataclass, half a millisecond; no host asks
+        return self._do(account) if self.exists() else Account()
 
-        if not self._database.exists():
-            return Account()
-        return self._database.read(account, self.wait_s)
+    def verify(self) -> None:
+        """Look whether the account adds up; a queue whose account does not is damaged, and rebuilt."""
+        if self.exists():
+            self._do(verify)
+
+    def wipe(self, cause: str = "opted_out") -> int:
+        """Delete every event that waits or is dead, without a trace in free pages; the counters stay.
+
+        Gives how many went. They are counted under `cause`. SQLite leaves deleted text in free pages: the queue is
+        replaced by a new one.
+        """
+        from spool.queue.recovery import counters, replace  # noqa: PLC0415 - once for each opt-out
+
+        if not self.exists():
+            return 0
+        with self._turn() as deadline, translated():
+            rows, gone = counters(self._connected(deadline), cause)
+            self._disconnect()
+            replace(self._paths, self._durability, rows)
+            return gone
+
+    def rebuild(self, reason: str) -> None:
+        """Move the queue to quarantine and go on with what reads: for one that hides what it holds."""
+        with self._turn():
+            self._rebuild(reason)
+
+    def exists(self) -> bool:
+        """Whether there is a queue, or one that a killed process left unfinished; creates none."""
+        return self._paths.queue.exists() or self._paths.queue_staged.exists()
 
     def close(self) -> None:
         """Close the connection, under the lock. The queue may be used again; it then opens anew."""
-        self._database.close(self.wait_s)
+        if self._pid != os.getpid() or not (self._cache is not None or self._lock.is_open):
+            return
+        with suppress(SpoolError), self._turn():  # where the lock can't be had, the end of the process closes it
+            self._disconnect()
+            self._lock.close()
+
+    # -- the turn, and what is done in it -----------------------------------------------------------------
+
+    @contextmanager
+    def _turn(self) -> Iterator[float]:
+        """Be the only thread of the only process at the queue; gives the moment until which one may wait.
+
+        Raises LockBusyError after `wait_s`, and at once where this thread is in its turn already: a signal handler or
+        a destructor has interrupted an append, which could not go on. UnavailableError where the machine has no lock
+        to give.
+        """
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        if self._barred:
+            raise UnavailableError("this process was forked while the queue was open")
+        if self._owner == get_ident():
+            raise LockBusyError("an append of this thread is under way")
+        deadline = time.monotonic() + self.wait_s
+        with signals_held():
+            try:
+                if not self._threads.acquire(timeout=self.wait_s):
+                    raise LockBusyError(f"another thread held the queue for {self.wait_s:g} s")
+                self._owner = get_ident()
+                with translated():
+                    self._lock.acquire(max(0.0, deadline - time.monotonic()))
+                yield deadline
+            finally:
+                if self._owner == get_ident():
+                    self._lock.release()
+                    self._owner = None
+                with suppress(RuntimeError):  # another thread has it: that is why there was no turn
+                    self._threads.release()
+
+    def _do(self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `operation` in one transaction: when this returns, what it did is on disk.
+
+        A folder that was removed under us is made again; damage, and a full disk, are mended once. Raises
+        UnavailableError (nothing was done, or it can't be told: do it again) and what `operation` raises.
+        """
+        damaged = 0
+        with self._turn() as deadline:
+            for _ in range(_MOST_TRIES):
+                try:
+                    cache = self._connected(deadline)
+                    with cache.transact():
+                        transaction = Transaction(cache)
+                        result = operation(transaction, *args, **kwargs)
+                        transaction.save()
+                    if self._is_current():
+                        return result
+                    self._disconnect()  # what was written is gone with the folder
+                except BaseException as error:
+                    moved = self._opened is not None and not self._is_current()
+                    self._disconnect()  # in whatever state it is: SQLite rolls back
+                    reason = as_spool_error(error)
+                    damaged += isinstance(reason, QueueDamagedError)
+                    if moved and isinstance(reason, UnavailableError | QueueDamagedError):
+                        continue
+                    if self._mends(reason, damaged):
+                        continue
+                    if reason is error:
+                        raise
+                    raise reason from error
+        raise UnavailableError("the queue's folder vanishes while it is written to")
+
+    def _mends(self, reason: BaseException, damaged: int) -> bool:
+        """Mend what can be mended; False where nothing can.
+
+        A disk that fails to read for a moment looks like damage to SQLite: the files are read first, and where that
+        fails nothing is moved (UnavailableError). Damage that shows again is real. A full disk gets the space of the
+        reserve; its log was closed with the connection.
+        """
+        if isinstance(reason, QueueDamagedError):
+            if damaged == 1:
+                check_readable(self._paths.queue)
+            elif damaged == 2:  # noqa: PLR2004 - the second look
+                self._rebuild(str(reason))
+            return damaged <= 2  # noqa: PLR2004 - a rebuilt queue that is damaged is beyond us
+        if isinstance(reason, DiskFullError) and self._reserve is not None:
+            with suppress(OSError):  # there is none: it was given up before
+                os.unlink(self._reserve)
+                return True
+        return False
+
+    def _rebuild(self, reason: str) -> None:
+        from spool.queue.recovery import rebuild  # noqa: PLC0415 - after damage, which most processes never see
+
+        self._disconnect()
+        with translated():
+            rebuild(self._paths, self._durability, reason)
+
+    # -- the connection -----------------------------------------------------------------------------------
+
+    def _connected(self, deadline: float) -> Cache:
+        """Give the open cache; called in a turn. Whether its file still has the name shows afterwards."""
+        # Some patience is left for SQLite itself, however long the lock took.
+        timeout_s = max(deadline - time.monotonic(), 0.01)
+        if self._cache is not None:
+            self._cache.wait_at_most(timeout_s)
+            return self._cache
+        with translated():
+            private_folder(self._paths.spool)
+            if not self._paths.queue.exists():
+                from spool.queue.recovery import create  # noqa: PLC0415 - once in the life of an install
+
+                create(self._paths, self._durability, timeout_s)
+            private_folder(self._paths.queue)
+            refuse_links(self._paths.queue)
+            self._cache = open_cache(self._paths.queue, self._durability, timeout_s)
+            self._opened = os.stat(self._paths.database, follow_symlinks=False)
+        return self._cache
+
+    def _is_current(self) -> bool:
+        """Tell whether the database that was opened still has the name, and its log is there."""
+        try:
+            named = os.stat(self._paths.database, follow_symlinks=False)
+            os.stat(self._paths.log, follow_symlinks=False)
+        except OSError:
+            return False
+        return self._opened is not None and os.path.samestat(named, self._opened)
+
+    def _disconnect(self) -> None:
+        cache, self._cache, self._opened = self._cache, None, None
+        if cache is not None:
+            with suppress(Exception):  # a connection that is stuck may refuse even this; it is gone all the same
+                cache.disconnect()
+
+    # -- forks --------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> bool:
+        """Keep every thread out of SQLite while a fork is made, and let no connection cross it.
+
+        SQLite's own mutexes are copied as they are: held by a thread that the child doesn't have, they
+        would stop the child for ever. True if the threads are kept out, and are to be let in by the parent.
+        """
+        if self._pid != os.getpid() or self._owner == get_ident():
+            return False
+        if not self._threads.acquire(timeout=_FORK_WAIT_S):
+            return False
+        if self._cache is not None:
+            with suppress(SpoolError, OSError):  # somebody sits on the lock: the child leaves the connection alone
+                self._lock.acquire(_FORK_WAIT_S)
+                self._disconnect()
+                self._lock.release()
+        return True
+
+    def after_fork(self) -> None:
+        """Let the threads in, in the parent."""
+        self._threads.release()
+
+    def _leave_to_parent(self) -> None:
+        """Begin afresh in a forked child.
+
+        SQLite believes that it holds the parent's locks: with a connection of this process the parent could not
+        tell that the log is in use. A child with an inherited connection goes aside, for its whole life.
+        """
+        barred = self._barred or self._cache is not None
+        if self._cache is not None:
+            _inherited.append(self._cache)
+        self._begin_afresh()
+        self._barred = barred
+
+
+_kept_out: list[Queue] = []
+
+
+def _before_fork() -> None:
+    _kept_out.extend(queue for queue in list(_queues) if queue.before_fork())
+
+
+def _after_fork_in_parent() -> None:
+    while _kept_out:
+        _kept_out.pop().after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_kept_out.clear)

@@ -8,16 +8,18 @@ is in the queue while their span's file may still be there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from spool.errors import QueueDamagedError
+from spool.home import Paths
+from spool.queue.cache import Cache
 from spool.queue.ledger import Ledger
 from spool.queue.rows import FORMAT, decode, decode_number, encode, encode_number
-from spool.queue.store import Store
 from spool.settings import Limits
 
-__all__ = ["DEAD_LIMIT", "META", "DeadLetter", "Stored", "Transaction", "is_letter", "is_sound"]
+__all__ = ["META", "DeadLetter", "Row", "Transaction", "is_letter", "is_sound"]
 
 META: dict[int | str, int | str] = {
     "absorbed": "[]",
@@ -35,11 +37,11 @@ PAGE_CHARS = 4 * 1024 * 1024
 _DEAD = "dead:"
 
 
-class Stored(NamedTuple):
-    """One pending event as it stands in the queue: its number, its row, its text, when it was stored."""
+class Row(NamedTuple):
+    """One pending event as it stands in the queue: its number, the row's value, its text, when it was stored."""
 
     number: int
-    row: str
+    value: str
     text: str
     stored_at: float
 
@@ -54,33 +56,13 @@ class DeadLetter(NamedTuple):
     died_at: float
 
 
-def _dead_key(number: int) -> str:
-    return f"{_DEAD}{number:016d}"
-
-
-def is_letter(key: object, value: object) -> bool:
-    """Tell whether a row is a dead letter that reads back."""
-    try:
-        return isinstance(key, str) and key.startswith(_DEAD) and _letter(key, value) is not None
-    except QueueDamagedError:
-        return False
-
-
-def is_sound(value: object) -> bool:
-    """Tell whether a row reads back as it was written."""
-    try:
-        decode(value)
-    except QueueDamagedError:
-        return False
-    return True
-
-
 class Transaction:
     """The queue as seen from inside one transaction. Its ledger is written back by `save`."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
         self._ledger: Ledger | None = None
+        self._ledger_read = ""
         # The last number given, how many rows there are, how large the pending ones are; from the first append on.
         self._head: tuple[int, int, int] | None = None
 
@@ -88,13 +70,14 @@ class Transaction:
     def ledger(self) -> Ledger:
         """The counters; read at first use, so that an append that loses nothing never reads them."""
         if self._ledger is None:
-            self._ledger = Ledger.decode(self._store.get("ledger"))
+            self._ledger_read = str(self._cache.get("ledger"))
+            self._ledger = Ledger.decode(self._ledger_read)
         return self._ledger
 
     def save(self) -> None:
-        """Write the ledger back, if it was looked at."""
-        if self._ledger is not None:
-            self._store.set("ledger", self._ledger.encode())
+        """Write the ledger back, if it was changed."""
+        if self._ledger is not None and (text := self._ledger.encode()) != self._ledger_read:
+            self._cache.set("ledger", text)
 
     # -- events -----------------------------------------------------------------------------------------
 
@@ -102,18 +85,18 @@ class Transaction:
         """Add an event at the end, numbered; `spool_sequence` is written into it. Gives the number.
 
         Numbers never go back, so a number never names two events. The text is an event's JSON that ends
-        with its properties, which are not empty.
+        with its properties, which are not empty. The sequence is a text with a checksum, which `Cache.incr` can't
+        keep: a flipped bit in it would number events anew.
         """
         if self._head is None:
-            sequence, rows, size = self._store.head()
-            self._head = decode_number(sequence), rows, size
+            self._head = self.totals()
         last, rows, size = self._head
         number = last + 1
-        row = encode(now, f'{text[:-2]},"spool_sequence":{number}}}}}')
-        self._store.set("sequence", encode_number(number))
-        if not self._store.add(number, row):
+        value = encode(now, f'{text[:-2]},"spool_sequence":{number}}}}}')
+        self._cache.set("sequence", encode_number(number))
+        if not self._cache.add(number, value):
             raise QueueDamagedError(f"number {number} can't be given: the sequence went back")
-        self._head = number, rows + 1, size + len(row)
+        self._head = number, rows + 1, size + len(value)
         return number
 
     def keep_within(self, limits: Limits) -> None:
@@ -122,12 +105,12 @@ class Transaction:
         At most `MOST_DROPS` at once, for somebody waits: limits that have become narrower hold after some
         appends.
         """
-        _, rows, size = self._head or (0, *self._store.totals())
+        _, rows, size = self._head or (0, *self._cache.totals())
         if rows - len(META) > limits.max_events:
             over = self._waiting(rows) - limits.max_events
             self._drop_oldest(min(over, MOST_DROPS), "over_count")
         for _ in range(MOST_DROPS if size > limits.max_bytes else 0):
-            rows, size = self._store.totals()
+            rows, size = self._cache.totals()
             if size <= limits.max_bytes or self._waiting(rows) <= 1:
                 break
             self._drop_oldest(1, "over_bytes")
@@ -138,30 +121,31 @@ class Transaction:
             self.ledger.lose(cause)
 
     def _delete(self, number: int) -> None:
-        if not self._store.delete(number):
+        if not self._cache.delete(number):
             raise QueueDamagedError(f"number {number} is there and can't be deleted")
 
-    def _first_numbers(self, count: int) -> list[int]:
-        return [number for number, _ in self._store.sizes(0, max(0, count))]
+    def _first_numbers(self, most: int) -> list[int]:
+        keys = islice(self._cache.iterkeys(), max(0, most))
+        return [key for key in keys if isinstance(key, int)]
 
     @property
     def pending(self) -> int:
         """How many events wait, by the rows."""
-        return self._waiting(self._store.totals()[0])
+        return self._waiting(self._cache.totals()[0])
 
     def _waiting(self, rows: int) -> int:
         return rows - len(META) - self.ledger.dead
 
-    def settle(self, acknowledged: Iterable[Stored], rejected: Iterable[tuple[Stored, str]], now: float) -> int:
+    def settle(self, acknowledged: Iterable[Row], rejected: Iterable[tuple[Row, str]], now: float) -> int:
         """Take acknowledged events out and move rejected ones to the dead letters. Gives how many left.
 
         Only what still holds the value that was sent is touched: somebody may have purged it meanwhile.
         """
-        settled = self._store.take_all([(stored.number, stored.row) for stored in acknowledged])
+        settled = self._cache.take([(row.number, row.value) for row in acknowledged])
         self.ledger.delivered += settled
-        for stored, reason in rejected:
-            if self._store.take(stored.number, stored.row):
-                self._bury(stored, reason, now)
+        for row, reason in rejected:
+            if self._cache.take([(row.number, row.value)]):
+                self._bury(row, reason, now)
                 settled += 1
         return settled
 
@@ -169,7 +153,7 @@ class Transaction:
         """Drop up to `most` of the oldest events that were stored before `before`, each counted."""
         expired = 0
         for number in self._first_numbers(most):
-            if decode(self._store.get(number)).stored_at >= before:
+            if decode(self._cache.get(number)).stored_at >= before:
                 break
             self._delete(number)
             expired += 1
@@ -189,16 +173,16 @@ class Transaction:
     def append_dead(self, text: str, reason: str, now: float) -> None:
         """Number an event that nobody shall send, and make it a dead letter."""
         number = self.append(text, now)
-        row = str(self._store.get(number))
+        value = str(self._cache.get(number))
         self._delete(number)
-        self._bury(Stored(number, row, decode(row).text, now), reason, now)
+        self._bury(Row(number, value, decode(value).text, now), reason, now)
 
-    def _bury(self, stored: Stored, reason: str, now: float) -> None:
-        letter = json.dumps({"reason": reason, "died_at": now, "stored_at": stored.stored_at, "event": stored.text})
-        self._store.add(_dead_key(stored.number), encode(now, letter))
+    def _bury(self, row: Row, reason: str, now: float) -> None:
+        letter = json.dumps({"reason": reason, "died_at": now, "stored_at": row.stored_at, "event": row.text})
+        self._cache.add(_dead_key(row.number), encode(now, letter))
         self.ledger.dead += 1
         if self.ledger.dead > DEAD_LIMIT:
-            self.drop_dead([dead_letters(self._store)[0].number], "dead_overflow")
+            self.drop_dead([min(self._dead_numbers())], "dead_overflow")
 
     def drop_dead(self, numbers: Iterable[int], cause: str) -> int:
         """Delete dead letters, counted under `cause`. Gives how many there were."""
@@ -211,69 +195,98 @@ class Transaction:
         revived = 0
         for letter in letters:
             if self._delete_dead(letter.number):
-                self._store.add(letter.number, encode(now, letter.text))
+                self._cache.add(letter.number, encode(now, letter.text))
                 revived += 1
         return revived
 
     def _delete_dead(self, number: int) -> bool:
-        deleted = self._store.delete(_dead_key(number))
+        deleted = bool(self._cache.delete(_dead_key(number)))
         self.ledger.dead -= deleted
         return deleted
 
-    # -- aside ------------------------------------------------------------------------------------------
+    # -- what stands beside the queue ---------------------------------------------------------------------
 
-    @property
-    def absorbed(self) -> list[str]:
-        """The aside files that are in the queue already, though their names may still be there."""
+    def absorbed_names(self) -> list[str]:
+        """Give the aside files that are in the queue already, though their names may still be there."""
         return self._names("absorbed")
 
-    @absorbed.setter
-    def absorbed(self, names: list[str]) -> None:
-        self._store.set("absorbed", json.dumps(names))
+    def remember_absorbed(self, names: list[str]) -> None:
+        """Note which aside files are in the queue, in place of those noted before."""
+        self._cache.set("absorbed", json.dumps(names))
 
-    # -- spans ------------------------------------------------------------------------------------------
-
-    def close_span(self, uuid: str, has_file: Callable[[str], bool]) -> bool:
+    def close_span(self, uuid: str, paths: Paths) -> bool:
         """Note that a command's event is in the queue; False if it was before. Notes without a file go."""
         closed = self._names("closed")
         if uuid in closed:
             return False
-        self._store.set("closed", json.dumps([*filter(has_file, closed), uuid]))
+        self._cache.set("closed", json.dumps([*(one for one in closed if paths.span(one).exists()), uuid]))
         return True
 
     def _names(self, key: str) -> list[str]:
         try:
-            return list(json.loads(str(self._store.get(key))))
+            return list(json.loads(str(self._cache.get(key))))
         except (ValueError, TypeError, RecursionError) as error:
             raise QueueDamagedError(f"the queue's list {key} doesn't read") from error
 
+    # -- reading ------------------------------------------------------------------------------------------
 
-# -- reading, without a transaction ---------------------------------------------------------------------
+    def rows_after(self, number: int, most: int) -> list[Row]:
+        """Give up to `most` pending events with numbers above `number`, oldest first; fewer, once they fill a page.
+
+        An empty list where there are no more.
+        """
+        page = self._cache.page(number, most, PAGE_CHARS)
+        return [Row(key, str(value), text, stored_at) for key, value in page for stored_at, text in [decode(value)]]
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Give the dead letters, oldest first."""
+        return [_letter(number, self._cache.get(_dead_key(number))) for number in sorted(self._dead_numbers())]
+
+    def _dead_numbers(self) -> Iterator[int]:
+        """Give the numbers of the dead letters, the highest first: their keys sort after all integers."""
+        for key in self._cache.iterkeys(reverse=True):
+            if isinstance(key, int):
+                return
+            if key.startswith(_DEAD):
+                yield _dead_number(key)
+
+    def totals(self) -> tuple[int, int, int]:
+        """Give how many numbers were given, how many rows there are, and the bytes that wait."""
+        return decode_number(self._cache.get("sequence")), *self._cache.totals()
 
 
-def events_after(store: Store, number: int, most: int) -> list[Stored]:
-    """Give up to `most` pending events with numbers above `number`, oldest first; fewer, once they fill `PAGE_CHARS`.
-
-    An empty list where there are no more.
-    """
-    rows = store.page(number, most, PAGE_CHARS)
-    return [Stored(key, str(row), text, stored_at) for key, row in rows for stored_at, text in [decode(row)]]
+def _dead_key(number: int) -> str:
+    return f"{_DEAD}{number:016d}"
 
 
-def dead_letters(store: Store) -> list[DeadLetter]:
-    """Give the dead letters, oldest first."""
-    return [_letter(key, row) for key, row in store.named(_DEAD)]
+def _dead_number(key: str) -> int:
+    digits = key.removeprefix(_DEAD)
+    if not (digits.isascii() and digits.isdigit()) or key != _dead_key(int(digits)):
+        raise QueueDamagedError("a dead letter has a foreign key")
+    return int(digits)
 
 
-def _letter(key: str, row: object) -> DeadLetter:
+def _letter(number: int, value: object) -> DeadLetter:
     try:
-        fields = json.loads(decode(row).text)
-        return DeadLetter(
-            int(key[len(_DEAD) :]),
-            str(fields["event"]),
-            float(fields["stored_at"]),
-            str(fields["reason"]),
-            float(fields["died_at"]),
-        )
+        fields = json.loads(decode(value).text)
+        event, reason = str(fields["event"]), str(fields["reason"])
+        return DeadLetter(number, event, float(fields["stored_at"]), reason, float(fields["died_at"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise QueueDamagedError("a dead letter doesn't read") from error
+
+
+def is_letter(key: object, value: object) -> bool:
+    """Tell whether a row is a dead letter that reads back."""
+    try:
+        return isinstance(key, str) and key.startswith(_DEAD) and _letter(_dead_number(key), value) is not None
+    except QueueDamagedError:
+        return False
+
+
+def is_sound(value: object) -> bool:
+    """Tell whether a row reads back as it was written."""
+    try:
+        decode(value)
+    except QueueDamagedError:
+        return False
+    return True

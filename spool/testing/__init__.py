@@ -28,11 +28,9 @@ from uuid import uuid4
 import pytest
 
 from spool.consent.identity import draft
-from spool.home.files import write_new
-from spool.home.paths import Paths
-from spool.launch.start import GUARD
-from spool.settings import TESTING, env_prefix
-from spool.telemetry import Telemetry, living
+from spool.home import Paths, write_new
+from spool.host import Host, living
+from spool.settings import GUARD, TESTING, env_prefix
 from spool.testing.captured import Captured
 
 __all__ = ["Captured", "captured"]
@@ -64,13 +62,13 @@ def captured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """The events that the code under test spooled, with assertions: `one`, `none`, `all`, `opted_out`."""
     paths = Paths(tmp_path_factory.mktemp("spool-home"))
     write_new(paths.identity, draft(str(uuid4()), datetime.now(UTC)))
-    under_way = {telemetry: telemetry.span for telemetry in living}
+    under_way = {host: host.span for host in living}
     with pytest.MonkeyPatch.context() as patch:  # the test's own `monkeypatch.undo()` leaves this alone
-        _stage(patch, paths.home, {*(one.app for one in under_way), *request.config.getini("spool_app")})
+        _stage(patch, paths.home, {*(host.options.app for host in under_way), *request.config.getini("spool_app")})
         kit = Captured(paths.home, _known)
         yield kit
-        for telemetry in list(living):
-            _leave(telemetry, paths.home, ended=telemetry.span is not under_way.get(telemetry))
+        for host in list(living):
+            _leave(host, paths.home, before=under_way.get(host))
         check = request.config.pluginmanager.get_plugin(_CHECK)
         if check is not None:
             check.note(kit.names(), _catalogued())
@@ -89,22 +87,22 @@ def _stage(patch: pytest.MonkeyPatch, home: Path, apps: set[str]) -> None:
         patch.delenv(name, raising=False)
 
 
-def _leave(telemetry: Telemetry, home: Path, *, ended: bool) -> None:
-    """Make a Telemetry ready for the next test; a command that this one left open is over."""
-    if ended and telemetry.span is not None:
-        telemetry.span.finish(outcome="aborted")
-        telemetry.under_way = None
-    telemetry.recorder.forget(home)
+def _leave(host: Host, home: Path, *, before: object) -> None:
+    """Make a host ready for the next test; a command that this one left open is over."""
+    if host.span is not None and host.span is not before:
+        host.span.abort()
+        host.span = None
+    host.forget(home)
 
 
 def _catalogued() -> set[str]:
     """Give the events of the catalogues of this process."""
-    catalogues = [telemetry.recorder.options.catalogue for telemetry in living]
+    catalogues = [host.options.catalogue for host in living]
     return {name for catalogue in catalogues if catalogue is not None for name in catalogue.names()}
 
 
 def _known() -> set[str]:
     """Give the events that can be captured in this process; none where a Telemetry without catalogue takes any."""
-    if any(telemetry.recorder.options.catalogue is None for telemetry in living):
+    if any(host.options.catalogue is None for host in living):
         return set()
     return _catalogued()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
-from spool.home.paths import Paths
+from spool.home import Paths
 
 __all__ = ["Captured", "Event"]
 
@@ -104,7 +104,7 @@ class Captured(Sequence[Event]):
         names = set(self._known())
         if names and event not in names:
             from spool.catalogue import OWN_EVENTS  # noqa: PLC0415 - msgspec, loaded by the catalogue
-            from spool.event.schema import suggestion  # noqa: PLC0415 - with it
+            from spool.catalogue.schema import suggestion  # noqa: PLC0415 - with it
 
             if event in OWN_EVENTS:
                 return
@@ -135,7 +135,7 @@ def _pairs(properties: dict[str, Any]) -> str:
 
 def _line(event: Event) -> str:
     """Show an event on one line: its own fields, since those that every event has are no news."""
-    from spool.event.host_facts import host_facts  # noqa: PLC0415 - when something is to be told
+    from spool.event import host_facts  # noqa: PLC0415 - when something is to be told
 
     common = host_facts("", {}).keys()
     own = {
@@ -163,11 +163,11 @@ def _hints(home: Path) -> list[str]:
 
 def _read(home: Path) -> list[Event]:
     """Read what waits: in the queue, then aside. Nothing there is changed but spans of the dead."""
-    from spool.command.span_file import recover  # noqa: PLC0415 - with it
-    from spool.event.build import check_stored  # noqa: PLC0415 - with it
-    from spool.fallback import aside  # noqa: PLC0415 - sqlite3 and all, for a test that looks
+    from spool.beside import aside  # noqa: PLC0415 - sqlite3 and all, for a test that looks
+    from spool.beside.spans import recover  # noqa: PLC0415 - with it
+    from spool.event import check_stored  # noqa: PLC0415 - with it
     from spool.home.files import read_bounded  # noqa: PLC0415 - with it
-    from spool.queue.queue import Queue  # noqa: PLC0415 - with it
+    from spool.queue import Queue  # noqa: PLC0415 - with it
 
     paths = Paths(home)
     if not paths.spool.is_dir():

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,10 +21,10 @@ from flusher.context import Context, Options, Result
 from flusher.report.status import collect
 from flusher.run import run
 from spool import Limits, Receipt, Telemetry
-from spool.fallback import aside
+from spool.beside import aside
 from spool.home.files import private_folder
 from spool.home.paths import Paths
-from spool.queue.lock import FileLock
+from spool.queue import FileLock
 from spool.settings import Durability
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, acknowledged, flush_json, run_python
@@ -203,6 +204,8 @@ exec(how)
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"])
 def test_a_receipt_outlives_the_process(how: str, store: Store) -> None:
     """Killed, or left without a word, right after it: the events arrive."""
+    if sys.platform == "win32":
+        pytest.skip("no SIGKILL here")
     done = run_python(KILLED, store.home, store.server.url, store.durability, how)
     assert done.returncode in (0, -signal.SIGKILL)
     assert {line.split()[1] for line in done.stdout.splitlines()} == {store.state}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from uuid import UUID
@@ -11,8 +13,8 @@ from uuid import UUID
 import pytest
 
 from flusher.absorb import absorb
-from spool.fallback import aside
-from spool.fallback.loss_notes import Note, Tally, notes, parse
+from spool.beside import aside
+from spool.beside.loss_notes import LossNotes, Note, notes, parse
 from spool.home.files import private_folder
 from spool.home.paths import Paths
 from spool.queue.queue import CHUNK, Queue
@@ -163,15 +165,34 @@ def test_files_aside_are_absorbed_in_chunks_of_bytes(paths: Paths, queue: Queue)
 def test_a_file_aside_that_is_dropped_becomes_its_own_note(paths: Paths) -> None:
     """One step: killed before it, the event is there; killed after it, the loss is."""
     write_aside(paths, ["1.json", "2.json"])
-    tally = Tally(paths)
-    tally.replace(paths.aside / "1.json", "over_count")
-    tally.replace(paths.aside / "gone.json", "over_count")
+    losses = LossNotes(paths)
+    losses.replace(paths.aside / "1.json", "over_count")
+    losses.replace(paths.aside / "gone.json", "over_count")
     assert [path.name for path in aside.files(paths)] == ["2.json"]
     assert [parse(path.name) for path in notes(paths)] == [Note("over_count", 1)]
     queue = Queue(paths, wait_s=5.0)
     assert absorb(paths, queue).events == 1
     assert (queue.account().captured, queue.account().losses) == (2, {"over_count": 1})
     queue.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
+def test_a_loss_that_could_not_be_noted_is_noted_by_its_own_process_alone(paths: Paths) -> None:
+    """A child that is forked meanwhile doesn't count the parent's loss once more."""
+    losses = LossNotes(paths)
+    paths.spool.mkdir(parents=True)
+    paths.aside.write_text("in the way")
+    losses.add("disk_full")
+    assert losses.unnoted == {"disk_full": 1}
+    paths.aside.unlink()
+    child = os.fork()
+    if child == 0:
+        losses.retry()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert notes(paths) == []
+    losses.retry()
+    assert [parse(path.name) for path in notes(paths)] == [Note("disk_full", 1)]
 
 
 # -- rows that nobody of us wrote ---------------------------------------------------------------------------

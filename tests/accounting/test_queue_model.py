@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from spool.errors import OptedOutError
-from spool.fallback.loss_notes import Note
+from spool.beside.loss_notes import Note
+from spool.errors import ConsentChangedError
 from spool.home.paths import Paths
-from spool.queue.account import Account
+from spool.queue import Account
 from spool.queue.queue import REFUSED, Queue
-from spool.queue.transaction import DeadLetter, Stored
+from spool.queue.transaction import DeadLetter, Row
 from spool.settings import Limits
 from tests.support.processes import run_python
 from tests.support.queue_model import Model, event
@@ -42,7 +42,7 @@ queue.report_losses(lambda losses: os.kill(os.getpid(), signal.SIGKILL))
 class QueueMachine(RuleBasedStateMachine):
     """Two processes at one queue, as two Queue objects: what one gathered the other may have taken."""
 
-    batches: Bundle[list[Stored]] = Bundle("batches")
+    batches: Bundle[list[Row]] = Bundle("batches")
     letters: Bundle[list[DeadLetter]] = Bundle("letters")
     who = st.integers(0, 1)
 
@@ -83,13 +83,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(who=who)
     def forbidden(self, who: int) -> None:
-        """Somebody opted out meanwhile: nothing is written, no number is used up."""
-
-        def guard() -> None:
-            raise OptedOutError
-
-        with pytest.raises(OptedOutError):
-            self.queues[who].append(event(0, 0), guard)
+        """Somebody changed the consent meanwhile: nothing is written, no number is used up."""
+        with pytest.raises(ConsentChangedError):
+            self.queues[who].append(event(0, 0), consent=(1, 2, 3))
 
     @rule(who=who, sizes=st.lists(st.integers(0, 300), max_size=15))
     def append_all(self, who: int, sizes: list[int]) -> None:
@@ -101,14 +97,14 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.keep_within()
 
     @rule(target=batches, who=who, most=st.integers(1, 6))
-    def gather(self, who: int, most: int) -> list[Stored]:
+    def gather(self, who: int, most: int) -> list[Row]:
         """A flusher reads a batch; it may settle it at any time, or never."""
         found = [stored for stored, _ in zip(self.queues[who].gather(), range(most), strict=False)]
         assert [stored.number for stored in found] == sorted(self.model.pending)[:most]
         return found
 
     @rule(who=who, batch=batches, rejected=st.integers(0, 3), reason=st.sampled_from(["bad", 'x "é" \n']))
-    def settle(self, who: int, batch: list[Stored], rejected: int, reason: str) -> None:
+    def settle(self, who: int, batch: list[Row], rejected: int, reason: str) -> None:
         """What somebody else took meanwhile counts for nothing; the rest leaves as it was answered."""
         taken, refused = batch[rejected:], batch[:rejected]
         settled = 0

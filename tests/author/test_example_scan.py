@@ -169,6 +169,8 @@ def test_a_writer_can_work_between_two_tables(tmp_path: Path) -> None:
 
 def test_every_bad_input_is_refused_with_its_reason(tmp_path: Path) -> None:
     """One error class and one message each, and a missing file is not created."""
+    if sys.platform == "win32":
+        pytest.skip("no pipes with names here")
     pipe, text, noise, damaged = (tmp_path / name for name in ("pipe", "text", "noise", "damaged"))
     os.mkfifo(pipe)  # opening it would wait for ever
     text.write_bytes(b"id,name\n1,a\n")

@@ -74,7 +74,7 @@ def test_a_host_in_a_child_process_spools_into_the_same_home(captured: Captured)
 def test_what_went_aside_is_captured_too(captured: Captured) -> None:
     """The queue's lock can't be had: the event is on disk, and so it is listed."""
     assert KTX.capture("scan_completed", SCAN)
-    holder = "from spool.queue.lock import FileLock; from pathlib import Path; import sys\n"
+    holder = "from spool.queue import FileLock; from pathlib import Path; import sys\n"
     holder += f"lock = FileLock(Path({str(captured.home / 'spool' / 'queue.lock')!r})); lock.acquire(5)\n"
     assert child(holder + "print(t.capture('beside').state)") == "aside\n"
     assert captured.names() == ["scan_completed", "beside"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from tests.support.forks import run_forked
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import environment, flush_json, run_python, start_python
 from tests.support.ways import ENDS, HEAD, HOSTS, KILLED, LOADED, expected, host_code
+
+if sys.platform == "win32":
+    pytest.skip("processes are killed and stopped here by POSIX signals", allow_module_level=True)
 
 
 def state(home: Path) -> Status:
@@ -64,7 +68,7 @@ def test_five_hundred_commands_killed_at_random_give_five_hundred_events(home: P
     code = (
         HEAD
         + """
-import gc, spool.command.span, spool.exception.redaction, spool.command.span_file
+import gc, spool.command.span, spool.exception.redaction, spool.beside.spans
 rng = random.Random(5)
 t.capture("loads the rest of what a command needs, once for all")
 gc.freeze()
@@ -112,7 +116,7 @@ def test_an_event_aside_and_a_span_of_the_same_command_count_once(home: Path, se
     code = (
         HEAD
         + """
-from spool.queue.lock import FileLock
+from spool.queue import FileLock
 from spool.home.paths import Paths
 from pathlib import Path
 t.capture("first")

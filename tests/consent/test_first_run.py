@@ -15,7 +15,7 @@ import pytest
 
 from spool import Telemetry
 from spool.consent.identity import read_stored
-from spool.consent.rule import File
+from spool.consent.rule import FileState
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, environment, flush_json, run_python, start_python, status
 
@@ -75,6 +75,8 @@ def test_on_a_terminal_the_notice_is_dim_unless_colour_is_unwanted(
     variable: dict[str, str], dim: bool, home: Path, server: LocalPostHog
 ) -> None:
     """A real pseudo-terminal on stderr."""
+    if sys.platform == "win32":
+        pytest.skip("no pseudo-terminals here")
     ours, theirs = pty.openpty()
     env = {name: value for name, value in environment(TERM="xterm").items() if name != "NO_COLOR"} | variable
     subprocess.run([sys.executable, "-c", FIRST, home, server.url], env=env, stderr=theirs, stdout=subprocess.DEVNULL,
@@ -145,4 +147,4 @@ def test_the_project_id_names_neither_the_install_nor_the_folder(home: Path, tmp
     assert identifier == sha256(f"{telemetry.identity.install_id}:{project}".encode()).hexdigest()
     assert telemetry.project_id(tmp_path / "link" / "." / "..") != identifier
     assert telemetry.project_id(str(tmp_path / "link")) == identifier
-    assert read_stored(home / "telemetry.json").file is File.ENABLED
+    assert read_stored(home / "telemetry.json").file is FileState.ENABLED

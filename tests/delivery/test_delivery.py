@@ -10,6 +10,7 @@ import pytest
 
 from spool import Telemetry
 from spool.home.paths import Paths
+from tests.support.captures import spool_events
 from tests.support.local_posthog import (
     Answer,
     LocalPostHog,
@@ -25,16 +26,6 @@ from tests.support.local_posthog import (
     status as answer,
 )
 from tests.support.processes import KEY, environment, flush, flush_json, status
-
-
-def spool_events(home: Path, url: str, count: int = 5, key: str | None = KEY) -> list[str]:
-    """Capture some events as a host would; gives their uuids."""
-    telemetry = Telemetry("ktx", "1.2.3", key, url, home, flush="never")
-    receipts = [telemetry.capture("scan_completed", {"number": number}) for number in range(count)]
-    telemetry.close()
-    assert all(receipts)
-    return [str(receipt.uuid) for receipt in receipts]
-
 
 # What the server does, the exit code, and a word of the reason that the operator reads.
 FAULTS = {

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spool.errors import InvalidEventError, QueueDamagedError
-from spool.event.build import check_stored, compose, envelope, freeze, normalise, rfc3339
+from spool.event import check_stored, compose, envelope, freeze, normalise, rfc3339
 from spool.queue.rows import decode, encode
 
 SURROGATES = st.text(st.characters(codec=None, categories=None))

@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +19,17 @@ import pytest
 
 from flusher.report.status import collect
 from spool import Telemetry
+from spool.beside import aside
 from spool.catalogue import COMMON
 from spool.consent.identity import consent, read_stored
-from spool.fallback import aside
 from spool.home.paths import Paths, resolve_home
 from spool.settings import VERSION
 from tests.support.local_posthog import LocalPostHog
 from tests.support.mounts import NEEDS_EXT4, NEEDS_ROOT, cut_power, make_image, mounted_image, tmpfs
 from tests.support.processes import KEY, ROOT, SILENT, acknowledged, environment, flush_json, start_python
+
+if sys.platform == "win32":
+    pytest.skip("processes are killed and stopped here by POSIX signals", allow_module_level=True)
 
 NODE = shutil.which("node")
 DOOR = ROOT / "scripts" / "node"

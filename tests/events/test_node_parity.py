@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import Phase, given, settings
 
-from spool.consent.rule import is_set
 from spool.errors import InvalidEventError
 from spool.ktx_events import CATALOGUE
+from spool.settings import is_set
 from tests.support.examples import right, wrong
 from tests.support.processes import ROOT
 

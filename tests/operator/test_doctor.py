@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from flusher.doctor.disk import inspect_queue, scratch
 from flusher.doctor.finding import Finding, State, exit_code
-from flusher.doctor.scratch import inspect_queue, scratch
 from spool.home.paths import Paths
 from tests.support.examination import doctor, examined, sound, tree
 from tests.support.local_posthog import Answer, LocalPostHog, html, json_body, redirect, status

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from flusher.delivery import state
-from flusher.doctor import checks, checks_disk
-from flusher.doctor.checks_disk import Place
+from flusher.doctor import checks
+from flusher.doctor.checks import FileFacts
 from flusher.schedule.cron import daemon_runs
-from flusher.schedule.installed import Installed
+from flusher.schedule.method import Installed
 from flusher.schedule.timetable import entry_name
 from spool.home.paths import Paths
-from spool.queue.queue import Queue
+from spool.queue import Queue
 from tests.support import damage
 from tests.support.crontabs import NEEDS_CRON, Crontabs
 from tests.support.examination import examined, findings, sound, tree
@@ -31,6 +31,9 @@ from tests.support.mounts import NEEDS_ROOT, remount, tmpfs
 from tests.support.processes import ROOT, SILENT, environment, flush_json, start_python
 from tests.support.strace import needs_strace
 from tests.support.strict_sqlite import strict_environment
+
+if sys.platform == "win32":
+    pytest.skip("files have owners and modes here as POSIX knows them", allow_module_level=True)
 
 NOBODY = 65534
 DAY_S = 24 * 3600.0
@@ -175,7 +178,7 @@ def test_a_sqlite_that_can_not_hold_a_queue_is_named(home: Path, tmp_path: Path,
 @pytest.mark.parametrize(("version", "ok"), [("3.7.17", False), ("3.8.0", True), ("3.40.1", True), ("3.51.3", True)])
 def test_an_old_sqlite_is_named(version: str, ok: bool) -> None:
     """Older than the partial indexes that diskcache makes."""
-    found = checks_disk.sqlite(version, takes_double_quotes=True)
+    found = checks.sqlite(version, takes_double_quotes=True)
     assert (found.state == "ok") == ok
     assert ok or "another Python" in str(found.mend)
 
@@ -366,17 +369,17 @@ def test_a_flusher_that_had_no_success_for_a_day_is_named(beside: bool, home: Pa
 
 def test_the_worst_of_many_files_is_named_first() -> None:
     """One finding for all of them, with their number."""
-    private = Place("/s", "folder", 0o700)
-    public = [Place(f"/s/{number}", "file", 0o644) for number in range(5)]
-    assert checks_disk.files([private], "/s").state == "ok"
-    found = checks_disk.files([private, *public], "/s")
+    private = FileFacts("/s", "folder", 0o700)
+    public = [FileFacts(f"/s/{number}", "file", 0o644) for number in range(5)]
+    assert checks.files([private], "/s").state == "ok"
+    found = checks.files([private, *public], "/s")
     assert (found.state, found.what) == ("warn", "open to other users: /s/0 and 4 more")
-    shut = Place("/s/a b", "file", 0o200)
-    assert checks_disk.files([*public, shut], "/s").state == "fail"
-    foreign = Place("/s/x", "file", 0o600, mine=False)
-    assert "chown" in str(checks_disk.files([*public, shut, foreign], "/s").mend)
-    link = Place("/s/a b", "other", 0o777)
-    assert "mv '/s/a b'" in str(checks_disk.files([*public, shut, foreign, link], "/s").mend)
+    shut = FileFacts("/s/a b", "file", 0o200)
+    assert checks.files([*public, shut], "/s").state == "fail"
+    foreign = FileFacts("/s/x", "file", 0o600, mine=False)
+    assert "chown" in str(checks.files([*public, shut, foreign], "/s").mend)
+    link = FileFacts("/s/a b", "other", 0o777)
+    assert "mv '/s/a b'" in str(checks.files([*public, shut, foreign, link], "/s").mend)
 
 
 def test_doctor_loads_no_delivery_code_while_telemetry_is_off(home: Path, server: LocalPostHog) -> None:

@@ -15,8 +15,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from spool.home.paths import Paths
-from spool.queue.queue import Queue
-from tests.operator.test_letters import kill_some, listed, put_aside, spool_events
+from spool.queue import Queue
+from tests.support.captures import spool_named
+from tests.support.letters import kill_some, listed, put_aside
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, ROOT, environment, flush, flush_json, status
 
@@ -29,9 +30,9 @@ def line(number: int, **changes: Any) -> str:
 
 def test_events_reach_posthog_by_way_of_another_machine(home: Path, tmp_path: Path, server: LocalPostHog) -> None:
     """Queue and side door are exported, dead letters are not; imported twice is imported once."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_named(home, server.url, "a", "b", "c")
     kill_some(home, server, uuids[0])
-    more, beside = spool_events(home, server.url, ("d", "e")), put_aside(home)
+    more, beside = spool_named(home, server.url, "d", "e"), put_aside(home)
     file, other = tmp_path / "events.ndjson", tmp_path / "other"
     assert flush_json(home, "export", file)["exported"] == 3
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -51,9 +52,9 @@ def test_events_reach_posthog_by_way_of_another_machine(home: Path, tmp_path: Pa
 
 def test_import_knows_what_waits_what_is_aside_and_what_is_dead(home: Path, server: LocalPostHog) -> None:
     """An event of this spool comes in once, wherever it stands; twice in one file likewise."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_named(home, server.url, "a", "b", "c")
     kill_some(home, server, uuids[0])
-    pending, beside = spool_events(home, server.url, ("d",)), put_aside(home)
+    pending, beside = spool_named(home, server.url, "d"), put_aside(home)
     known = [uuids[0], *pending, beside]
     text = "".join(line(0, uuid=uuid) for uuid in known) + line(7) + line(7)
     (home / "in").write_text(text)
@@ -143,7 +144,7 @@ def test_a_killed_import_is_done_again_and_every_event_is_here_once(home: Path) 
 
 def test_stdout_and_stdin_make_a_pipe(home: Path, server: LocalPostHog) -> None:
     """`export - | import -`: the events and nothing else go through it."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_named(home, server.url, "a", "b", "c")
     done = flush(home, "export", "-")
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 4)
     command = [sys.executable, "-m", "flusher", "--home", str(home.parent / "other"), "import", "-", "--json"]
@@ -156,7 +157,7 @@ def test_stdout_and_stdin_make_a_pipe(home: Path, server: LocalPostHog) -> None:
 
 def test_export_spoils_no_file(home: Path, tmp_path: Path, server: LocalPostHog) -> None:
     """A file that is there needs --force; a link, a folder, a device never; one line, exit 2, nothing left over."""
-    spool_events(home, server.url)
+    spool_named(home, server.url, "a", "b", "c")
     file, link, before = tmp_path / "file", tmp_path / "link", set(tmp_path.iterdir())
     file.write_text("mine")
     link.symlink_to(file)
@@ -188,7 +189,7 @@ def test_a_file_that_cannot_be_read_is_named(home: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("how", ["file", "unreadable", "variable"])
 def test_who_opted_out_neither_imports_nor_exports(how: str, home: Path, tmp_path: Path, server: LocalPostHog) -> None:
     """It is said which rule decided, exit 0, and not a byte goes in or out."""
-    spool_events(home, server.url)
+    spool_named(home, server.url, "a", "b", "c")
     (tmp_path / "in").write_text(line(1))
     identity = home / "telemetry.json"
     if how != "variable":

@@ -15,14 +15,14 @@ import pytest
 import typer
 
 from flusher.cli import app
-from flusher.commands.letters import waiting
+from flusher.letters import waiting
 from spool import Telemetry
 from spool.home.paths import Paths
-from spool.queue.queue import Queue
+from spool.queue import Queue
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, environment
 
-# Changes the machine's own tables: tests/test_schedule*.py run it against tables of their own.
+# Changes the machine's own tables: tests/starting/test_schedule*.py run it against tables of their own.
 ELSEWHERE = ("schedule",)
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 

@@ -6,16 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from spool import Telemetry
-from spool.fallback import aside
-from spool.home.paths import Paths
+from tests.support.captures import spool_named
+from tests.support.letters import kill_some, listed, put_aside
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import KEY, environment, flush, flush_json, status
+from tests.support.processes import environment, flush, flush_json, status
 from tests.support.terminal import on_a_terminal
 
 # Markup of rich, an escape sequence, an 8-bit one, a new title, a line of its own, text that runs backwards.
@@ -31,42 +28,9 @@ HOSTILE = (
 )
 
 
-def spool_events(home: Path, url: str, names: tuple[str, ...] = ("a", "b", "c")) -> list[str]:
-    """Capture an event of each name; gives their uuids."""
-    telemetry = Telemetry("ktx", "1", KEY, url, home, flush="never")
-    receipts = [telemetry.capture(name, {"number": number}) for number, name in enumerate(names)]
-    telemetry.close()
-    assert all(receipts)
-    return [str(receipt.uuid) for receipt in receipts]
-
-
-def put_aside(home: Path, event: str = "other", **changes: Any) -> str:
-    """Leave an event at the side door, as another program does; gives its uuid."""
-    uuid = str(uuid4())
-    message = {"uuid": uuid, "event": event, "distinct_id": "d", "timestamp": "2026-11-23T12:00:00Z"}
-    aside.put(Paths(home), uuid, json.dumps({**message, "properties": {"a": 1}, **changes}))
-    return uuid
-
-
-def kill_some(home: Path, server: LocalPostHog, *uuids: str) -> None:
-    """Make dead letters of these events; all others are delivered."""
-    for uuid in uuids:
-        server.reject(uuid)
-    assert flush_json(home, "run", "--force")["rejected"] == len(uuids)
-
-
-def listed(home: Path, *options: str) -> list[dict[str, Any]]:
-    """Give the events of `list`: its lines and its JSON say the same."""
-    report = flush_json(home, "list", *options)
-    assert (report["exit_code"], report["stderr"]) == (0, "")
-    events: list[dict[str, Any]] = report["dead" if "--dead" in options else "events"]
-    assert [json.loads(line) for line in flush(home, "list", *options).stdout.splitlines()] == events
-    return events
-
-
 def test_list_shows_exactly_what_is_sent(home: Path, server: LocalPostHog) -> None:
     """Queue and side door, the first run with them; an event aside gets its number on its way."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_named(home, server.url, "a", "b", "c")
     beside = put_aside(home)
     put_aside(home, distinct_id="")  # no event: nobody would send it
     events = listed(home)
@@ -93,7 +57,7 @@ def test_looking_creates_nothing(home: Path) -> None:
 @pytest.mark.parametrize("dead", [False, True])
 def test_what_an_event_is_called_is_neither_markup_nor_an_escape(dead: bool, home: Path, server: LocalPostHog) -> None:
     """On a terminal each hostile name is one row of plain letters; what the server answered likewise."""
-    uuids = spool_events(home, server.url, HOSTILE)
+    uuids = spool_named(home, server.url, *HOSTILE)
     options = ["--dead"] if dead else []
     if dead:
         kill_some(home, server, *uuids)
@@ -109,7 +73,7 @@ def test_what_an_event_is_called_is_neither_markup_nor_an_escape(dead: bool, hom
 
 def test_show_gives_one_event_as_it_is_sent(home: Path, server: LocalPostHog) -> None:
     """Waiting, aside or dead: the event on stdout, the reason of a dead one on stderr."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_named(home, server.url, "a", "b", "c")
     beside = put_aside(home)
     assert json.loads(flush(home, "show", beside).stdout)["event"] == "other"
     (event,) = [event for event in listed(home) if event["uuid"] == uuids[0]]
@@ -128,7 +92,7 @@ def test_show_gives_one_event_as_it_is_sent(home: Path, server: LocalPostHog) ->
 @pytest.mark.parametrize("uuid", ["\x1b[31m", "7", "0b9f8c1e-5a3f-4a63-9c1c-0a1d2e3f4a5b"])
 def test_a_uuid_that_is_not_there_changes_nothing(command: str, uuid: str, home: Path, server: LocalPostHog) -> None:
     """One line on stderr, exit 2; of several names one wrong is enough."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_named(home, server.url, "a", "b", "c")
     kill_some(home, server, uuids[0])
     done = flush(home, command, uuid, *(uuids[:1] if command == "retry" else []))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -138,7 +102,7 @@ def test_a_uuid_that_is_not_there_changes_nothing(command: str, uuid: str, home:
 
 def test_dead_letters_come_back_and_arrive(home: Path, server: LocalPostHog) -> None:
     """One by name, then all others; delivered with uuid, timestamp and number as they were."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_named(home, server.url, "a", "b", "c")
     events = {event["uuid"]: event for event in listed(home)}
     kill_some(home, server, *uuids)
     assert [letter["event"] for letter in listed(home, "--dead")] == [events[uuid] for uuid in uuids]
@@ -155,10 +119,10 @@ def test_dead_letters_come_back_and_arrive(home: Path, server: LocalPostHog) -> 
 
 def test_purge_deletes_what_waits_and_counts_it(home: Path, server: LocalPostHog) -> None:
     """Queue and side door, but no dead letters; then those. Nothing of them is sent."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_named(home, server.url, "a", "b", "c")
     kill_some(home, server, uuids[0])
     server.clear()
-    spool_events(home, server.url)
+    spool_named(home, server.url, "a", "b", "c")
     put_aside(home)
     assert flush_json(home, "purge", "--yes")["purged"] == 4
     told = status(home)
@@ -172,7 +136,7 @@ def test_purge_deletes_what_waits_and_counts_it(home: Path, server: LocalPostHog
 
 def test_nothing_is_deleted_that_nobody_agreed_to(home: Path, server: LocalPostHog) -> None:
     """Without a terminal and without --yes: one line, exit 2. On a terminal: a question."""
-    spool_events(home, server.url)
+    spool_named(home, server.url, "a", "b", "c")
     for options in ([], ["--dead"]):
         done = flush(home, "purge", *options)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -186,7 +150,7 @@ def test_nothing_is_deleted_that_nobody_agreed_to(home: Path, server: LocalPostH
 
 def test_who_opted_out_can_still_look_and_delete(home: Path, server: LocalPostHog) -> None:
     """An unreadable consent file means off: no event goes back to the queue, but each can be seen and deleted."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_named(home, server.url, "a", "b", "c")
     kill_some(home, server, uuids[0])
     (home / "telemetry.json").write_text("?")
     report = flush_json(home, "retry")
@@ -199,7 +163,7 @@ def test_who_opted_out_can_still_look_and_delete(home: Path, server: LocalPostHo
 
 def test_a_reader_that_has_seen_enough_is_no_error(home: Path, server: LocalPostHog) -> None:
     """`ktx-flush list | head -1` ends without a word."""
-    spool_events(home, server.url, tuple("a" * 400))
+    spool_named(home, server.url, *"a" * 400)
     words = f"{sys.executable} -m flusher --home {home} list | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", words], env=environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)

@@ -13,19 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from flusher.delivery.counts import DELAYS
-from flusher.report.charts import bars, columns
+from flusher.counts import DELAYS
 from flusher.report.facts import by_time
-from spool.fallback import aside
+from flusher.report.page import bars, columns
+from spool.beside import aside
 from spool.home.paths import Paths
+from tests.support.captures import spool_named
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import environment, flush, flush_json
-from tests.support.report import Page, report, spool_events, spool_hostile
+from tests.support.report import Page, report, spool_hostile
 
 
 def test_the_page_holds_exactly_what_is_sent(home: Path, server: LocalPostHog) -> None:
     """Each waiting event with all it holds, those aside with them; then, of what was sent, the numbers."""
-    spool_events(home, server.url, "scan", "ingest", text="\u00fcn\u00ef </pre> & \u202e", number=1.5)
+    spool_named(home, server.url, "scan", "ingest", text="\u00fcn\u00ef </pre> & \u202e", number=1.5)
     page = report(home)
     payloads = {event["uuid"]: event for event in map(json.loads, page.payloads)}
     assert flush_json(home)["delivered"] == len(payloads) == 3
@@ -44,10 +45,10 @@ def test_the_page_holds_exactly_what_is_sent(home: Path, server: LocalPostHog) -
 
 def test_the_page_tells_losses_runs_and_dead_letters(home: Path, server: LocalPostHog) -> None:
     """By cause; the last runs with their reasons; what was rejected, with its payload and why."""
-    (dead, *_rest) = spool_events(home, server.url, "bad", "good")
+    (dead, *_rest) = spool_named(home, server.url, "bad", "good")
     server.reject(dead)
     flush_json(home)
-    spool_events(home, server.url, "scan")
+    spool_named(home, server.url, "scan")
     flush(home, "run", "--host", "http://127.0.0.1:9", "--max-retries", "0")
     assert flush_json(home, "purge", "--yes")["purged"] == 1
     page = report(home)
@@ -77,7 +78,7 @@ def test_hostile_names_fields_and_reasons_are_text(home: Path, server: LocalPost
 
 def test_the_page_is_private_and_may_be_written_again(home: Path, server: LocalPostHog, tmp_path: Path) -> None:
     """0600 in the spool and where it is wanted; an earlier report is replaced, without a trace of a draft."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a")
     os.umask(0o000)
     target = tmp_path / "there" / "telemetry page.html"
     target.parent.mkdir()
@@ -121,7 +122,7 @@ def test_a_path_that_can_not_be_written_gets_one_line(
     where: str, home: Path, server: LocalPostHog, tmp_path: Path
 ) -> None:
     """Exit 2, what stands there stays, no browser is started, the spool is as it was."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a")
     make, words = NOWHERE[where]
     target = make(tmp_path / "target")
     before = {path: path.lstat() for path in sorted(tmp_path.rglob("*")) if "cache.db" not in path.name}
@@ -147,7 +148,7 @@ def test_without_a_spool_there_is_nothing_to_show(home: Path, tmp_path: Path) ->
 
 def test_who_is_off_still_sees_what_is_there(home: Path, server: LocalPostHog) -> None:
     """Off by a file that does not read: the page shows it, and nothing is sent; `disable` deletes both."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a")
     (home / "telemetry.json").write_text("?")
     page = report(home)
     assert len(page.payloads) == 2
@@ -159,14 +160,14 @@ def test_who_is_off_still_sees_what_is_there(home: Path, server: LocalPostHog) -
 
 def test_many_and_large_events_make_a_page_of_bounded_size(home: Path, server: LocalPostHog) -> None:
     """Two hundred payloads, or as many as fit: the page says how many are left out, and counts them all."""
-    spool_events(home, server.url, *["scan"] * 210)
+    spool_named(home, server.url, *["scan"] * 210)
     done = flush_json(home, "report")
     page = Page(Path(done["page"]))
     assert (done["waiting"], done["waiting_left_out"], len(page.payloads)) == (211, 11, 200)
     assert "11 more are left out here" in page.text
     assert "scan: 210" in page.text
     flush_json(home, "purge", "--yes")
-    spool_events(home, server.url, *["large"] * 8, text="x" * 800_000)
+    spool_named(home, server.url, *["large"] * 8, text="x" * 800_000)
     done = flush_json(home, "report")
     assert (done["waiting"], done["waiting_left_out"]) == (8, 2)
     assert Path(done["page"]).stat().st_size < 6_000_000
@@ -174,7 +175,7 @@ def test_many_and_large_events_make_a_page_of_bounded_size(home: Path, server: L
 
 def test_the_browser_gets_the_file(home: Path, server: LocalPostHog, tmp_path: Path) -> None:
     """--open starts the browser of the person; where there is none, one line says so and the page is there."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a")
     program = tmp_path / "browser"
     program.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
     program.chmod(0o755)
@@ -189,7 +190,7 @@ def test_the_browser_gets_the_file(home: Path, server: LocalPostHog, tmp_path: P
 @pytest.mark.parametrize("missing", ["jinja2", "leather"])
 def test_a_missing_package_is_named_with_what_to_do(missing: str, home: Path, server: LocalPostHog) -> None:
     """The report alone needs it: one line, exit 2; all other commands work."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a")
     code = f"import sys; sys.modules[{missing!r}] = None; from flusher.cli import main; main()"
     command = [sys.executable, "-c", code, "--home", str(home)]
     done = subprocess.run([*command, "report"], env=environment(), capture_output=True, text=True, check=False)
@@ -228,7 +229,7 @@ def test_charts_hold_each_number_once() -> None:
 
 def test_an_event_of_the_first_day_makes_a_page(home: Path, server: LocalPostHog) -> None:
     """A timestamp at the end of all calendars is no error."""
-    spool_events(home, server.url, "a")
+    spool_named(home, server.url, "a")
     for number, stamp in enumerate(("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00")):
         uuid = f"0f8fad5b-d9cb-469f-a165-7086772895{number:02}"
         event = {"uuid": uuid, "event": "old", "distinct_id": "d", "timestamp": stamp, "properties": {"a": 1}}

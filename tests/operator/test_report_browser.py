@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.captures import spool_named
 from tests.support.chromium import CHROMIUM, picture, rendered
 from tests.support.local_posthog import LocalPostHog
-from tests.support.report import HOSTILE, report, spool_events, spool_hostile
+from tests.support.report import HOSTILE, report, spool_hostile
 
 pytestmark = [
     pytest.mark.root,
@@ -42,7 +43,7 @@ def test_a_browser_loads_and_runs_nothing_of_it(home: Path, server: LocalPostHog
 
 def test_a_browser_shows_light_and_dark_as_the_person_wants(home: Path, server: LocalPostHog, tmp_path: Path) -> None:
     """The page's own style holds against its policy, in both schemes; by another hash there would be none."""
-    spool_events(home, server.url, "scan", "ingest")
+    spool_named(home, server.url, "scan", "ingest")
     page = report(home)
     file = home / "spool" / "report.html"
     plain = tmp_path / "plain.html"

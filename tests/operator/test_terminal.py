@@ -8,20 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from spool import Telemetry
+from tests.support.captures import spool_events
 from tests.support.local_posthog import LocalPostHog, slow
-from tests.support.processes import KEY, environment, flush, flush_json, status
+from tests.support.processes import environment, flush, flush_json, status
 from tests.support.terminal import on_a_terminal, terminal
 
 HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
-
-
-def spool_events(home: Path, url: str, count: int = 3, name: str = "scan") -> list[str]:
-    """Capture some events; gives their uuids."""
-    telemetry = Telemetry("ktx", "1", KEY, url, home, flush="never")
-    receipts = [telemetry.capture(name, {"number": number}) for number in range(count)]
-    telemetry.close()
-    return [str(receipt.uuid) for receipt in receipts]
 
 
 def plain(shown: bytes) -> str:
@@ -34,14 +26,14 @@ def test_a_pipe_gets_no_colour_json_is_one_object_and_quiet_is_silent(
     command: str, home: Path, server: LocalPostHog
 ) -> None:
     """Each command three ways, also where the environment asks for colours: exit 0, nothing on stderr."""
-    uuids = spool_events(home, server.url)
+    uuids = spool_events(home, server.url, 3)
     env = environment(FORCE_COLOR="1", CLICOLOR_FORCE="1", COLUMNS="40")
     words = command.replace("UUID", uuids[0]).split()
     quiet = flush(home, *words[:2], "--quiet", *words[2:], env=env) if command != "run" else None
     if quiet is not None:
         assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     if command == "purge --yes":
-        spool_events(home, server.url)
+        spool_events(home, server.url, 3)
     piped = flush(home, *words, env=env)
     assert (piped.returncode, piped.stderr) == (0, "")
     assert re.sub(r"[^ -~\n]", "?", piped.stdout) == piped.stdout
@@ -51,7 +43,7 @@ def test_a_pipe_gets_no_colour_json_is_one_object_and_quiet_is_silent(
 
 def test_status_tells_the_same_on_a_terminal_and_in_a_pipe(home: Path, server: LocalPostHog) -> None:
     """In colours and in two columns; in a pipe a line for each name, however long."""
-    spool_events(home, server.url)
+    spool_events(home, server.url, 3)
     flush(home, "run", "--host", "http://127.0.0.1:9", "--max-retries", "0")
     code, shown = on_a_terminal(home, "status", width=60)
     assert (code, b"\x1b[32mon" in shown) == (0, True)
@@ -87,7 +79,7 @@ def test_show_on_a_terminal_is_the_event_in_colours(home: Path, server: LocalPos
 
 def test_purge_says_how_many_before_it_asks(home: Path, server: LocalPostHog) -> None:
     """And an end of input is no yes: one line, nothing changed."""
-    spool_events(home, server.url)
+    spool_events(home, server.url, 3)
     code, shown = on_a_terminal(home, "purge", typed=b"\x04")
     assert code == 1
     assert f"Delete 4 events that wait in {home}, unsent? [y/N]: \nktx-flush: stopped; nothing is lost\n" in plain(

@@ -49,13 +49,13 @@ def passes(project: Path, *arguments: str) -> None:
 
 def test_a_command_is_added_by_what_the_page_says(project: Path) -> None:
     """The module, its registration, its test, its line in the README; the help's examples run, too."""
-    for name in ("flusher/where_command.py", "tests/test_where.py"):
+    for name in ("flusher/commands/where.py", "tests/operator/test_where.py"):
         (project / name).write_text(CODE[name])
-    change(project / "flusher" / "cli.py", r"^from flusher import [\w, ]+$", ", where_command")
-    change(project / "flusher" / "cli.py", r"^for module in \([\w, ]+", ", where_command")
-    assert run(project, "-m", "ruff", "check", "flusher", "tests/test_where.py").returncode == 0
+    change(project / "flusher" / "cli.py", r"^from flusher\.commands import \([\w,\s]+,\n", "    where,\n")
+    change(project / "flusher" / "cli.py", r"^_COMMANDS = \([\w,\s]+,\n", "    where,\n")
+    assert run(project, "-m", "ruff", "check", "flusher", "tests/operator/test_where.py").returncode == 0
     change(project / "README.md", r"^## Looking\n\n```sh\n", "ktx-flush --app mycli where\n")
-    tests = [f"tests/test_{name}.py" for name in ("where", "help", "documents")]
+    tests = [f"tests/{name}.py" for name in ("operator/test_where", "operator/test_help", "project/test_documents")]
     passes(project, *tests, "-k", "where or the_readme_shows_every_command")
 
 

@@ -117,7 +117,7 @@ def test_the_readme_has_every_option_of_telemetry_with_its_default() -> None:
 
 def test_the_readme_has_every_variable_that_the_code_reads() -> None:
     """Those of the app's own prefix."""
-    code = "".join(path.read_text() for name in ("spool", "flusher") for path in (ROOT / name).glob("*.py"))
+    code = "".join(path.read_text() for name in ("spool", "flusher") for path in (ROOT / name).rglob("*.py"))
     ends = {name.removesuffix("_") for name in re.findall(r'prefix \+ "(?:TELEMETRY_)?(\w+)', code)}
     ends |= {"DISABLED", "DEBUG", "STRICT", "ENDPOINT", "KEY", "ALLOW_HTTP", "HOME"}
     said = " ".join(rows("README.md", "variable"))

@@ -20,8 +20,7 @@ import pytest
 from flusher.report.status import collect
 from spool import Telemetry
 from spool.home.paths import Paths
-from spool.queue.account import Account
-from spool.queue.queue import Queue
+from spool.queue import Account, Queue
 from tests.support.crontabs import NEEDS_CRON, Crontabs
 from tests.support.documents import DOCUMENTS, Block, blocks
 from tests.support.local_posthog import LocalPostHog

@@ -47,8 +47,8 @@ def test_captures(captured):
 """
 # Beside the modules.
 DATA = {
-    "flusher/report_page.css",
-    "flusher/report_page.html",
+    "flusher/report/page.css",
+    "flusher/report/page.html",
     "spool/DESIGN.md",
     "spool/events.schema.json",
     "spool/py.typed",
@@ -115,7 +115,7 @@ def test_the_wheel_holds_the_two_packages_whole_and_nothing_else(wheel: Path) ->
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {
-        path.relative_to(ROOT).as_posix() for name in ("spool", "flusher") for path in (ROOT / name).glob("*.py")
+        path.relative_to(ROOT).as_posix() for name in ("spool", "flusher") for path in (ROOT / name).rglob("*.py")
     }
     assert held == modules | DATA
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from spool.home.paths import Paths
-from spool.launch.start import GUARD, child_environment, is_due, waits
+from spool.launch.start import child_environment, is_due, waits
+from spool.settings import GUARD
 from tests.support.local_posthog import LocalPostHog, hang
 from tests.support.mounts import NEEDS_ROOT
 from tests.support.processes import environment, run_python, status
@@ -82,7 +83,7 @@ def test_many_quick_commands_start_at_most_two_flushers(home: Path, server: Loca
 # Commands one after the other, each a process of its own that loads nothing anew.
 COMMANDS = """
 import os, sys
-import spool.launch.start, spool.queue.lock, spool.recorder, spool.command.span_file, spool.spool
+import spool.capture, spool.queue.recovery
 from spool import Telemetry
 for _ in range(int(sys.argv[3])):
     if os.fork() == 0:
@@ -109,6 +110,8 @@ def test_a_flusher_does_not_hold_the_working_folder_or_the_terminal(
     home: Path, server: LocalPostHog, tmp_path: Path
 ) -> None:
     """Own session, streams on /dev/null, another working folder, low priority; seen in /proc while it runs."""
+    if sys.platform == "win32":
+        pytest.skip("no sessions of processes here")
     server.always(hang(8))
     folder = tmp_path / "work"
     folder.mkdir()
@@ -125,7 +128,7 @@ def test_a_flusher_does_not_hold_the_working_folder_or_the_terminal(
     fields = (child / "stat").read_text().rsplit(")", 1)[1].split()
     assert int(fields[3]) != os.getsid(0)
     assert not Path(f"/proc/{fields[3]}").exists(), "the session has a leader, which could get a terminal"
-    assert int(fields[16]) == 10
+    assert int(fields[16]) == max(10, min(19, os.nice(0) + 10)), "ten steps back from where the host stands"
     names = {pair.split("=")[0] for pair in (child / "environ").read_text().split("\0") if pair}
     assert GUARD in names
     server.behave()

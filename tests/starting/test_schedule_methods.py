@@ -118,6 +118,8 @@ def test_what_systemd_refuses_leaves_what_was_there(before: bool, refused: str, 
 
 def test_a_launchd_agent_is_written_loaded_and_taken_away(home: Path, tmp_path: Path) -> None:
     """In this user's Library; what launchd refuses leaves no file."""
+    if sys.platform == "win32":
+        pytest.skip("launchd is macOS's, and its stand-in a shell script")
     folder = tmp_path / "bin"
     env = stand_in(folder, "launchctl", _LAUNCHCTL)
     agents = Path(os.environ["HOME"]) / "Library" / "LaunchAgents"

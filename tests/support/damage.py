@@ -16,9 +16,8 @@ from flusher.context import Context, Options, Result
 from flusher.run import run
 from spool import Receipt, Telemetry
 from spool.home.paths import Paths
-from spool.queue.account import Account
-from spool.queue.disk import DATABASE
-from spool.queue.queue import Queue
+from spool.queue import Account, Queue
+from spool.queue.cache import DATABASE
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY
 

@@ -22,7 +22,7 @@ class Ended(NamedTuple):
 
 
 FORKING = """
-import gc, json, os, sys, spool.command.span, spool.exception.redaction, spool.command.span_file
+import gc, json, os, sys, spool.command.span, spool.exception.redaction, spool.beside.spans
 gc.freeze()  # at its end a child would look through all that its parent imported
 folder, cases = sys.argv[-1], json.loads(sys.stdin.read())
 for number, code in enumerate(cases):

@@ -342,6 +342,8 @@ def main() -> int:
     parser.add_argument("--ready", type=Path, help="this file gets the url once the server listens")
     parser.add_argument("--store", type=Path, help="accepted events are appended to this file, as NDJSON")
     options = parser.parse_args()
+    if sys.platform == "win32":
+        parser.error("it waits for POSIX signals; start LocalPostHog in a program")
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before any thread starts, so that only sigwait gets them
     try:

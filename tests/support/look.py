@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 from flusher.absorb import absorb
 from spool import Telemetry
+from spool.beside import aside
 from spool.consent.identity import consent
-from spool.fallback import aside
 from spool.home.paths import Paths
 from spool.launch.destination import host_catalogue
-from spool.queue.account import Account
-from spool.queue.queue import Queue
+from spool.queue import Account, Queue
 
 __all__ = ["View", "capture", "look", "put_aside"]
 

@@ -6,6 +6,7 @@ import filecmp
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-IS_ROOT = os.name == "posix" and os.geteuid() == 0
+IS_ROOT = sys.platform != "win32" and os.geteuid() == 0
 NEEDS_ROOT = pytest.mark.skipif(not IS_ROOT, reason="needs root: a file system is mounted")
 NEEDS_EXT4 = pytest.mark.skipif(
     not IS_ROOT or shutil.which("mkfs.ext4") is None, reason="needs root and mkfs.ext4 (package e2fsprogs)"

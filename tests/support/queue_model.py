@@ -6,8 +6,8 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from spool.queue.account import Account
-from spool.queue.transaction import DeadLetter, Stored
+from spool.queue import Account
+from spool.queue.transaction import DeadLetter, Row
 from spool.settings import Limits
 
 __all__ = ["Model", "event"]
@@ -75,7 +75,7 @@ class Model:
         self.refused += count
         self.lose(cause, count)
 
-    def holds(self, stored: Stored) -> bool:
+    def holds(self, stored: Row) -> bool:
         """Tell whether exactly this row still waits."""
         return self.pending.get(stored.number) == (stored.stored_at, stored.text)
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
-from flusher.journal import Entry
-from spool import Telemetry
+from flusher.journal import LoggedRun
+from tests.support.captures import spool_named
 from tests.support.local_posthog import LocalPostHog, status
-from tests.support.processes import KEY, flush_json
+from tests.support.processes import flush_json
 
-__all__ = ["HOSTILE", "Page", "report", "spool_events", "spool_hostile"]
+__all__ = ["HOSTILE", "Page", "report", "spool_hostile"]
 
 
 class Page(HTMLParser):
@@ -49,14 +49,6 @@ class Page(HTMLParser):
             self.payloads[-1] += data
 
 
-def spool_events(home: Path, url: str, *names: str, **properties: object) -> list[str]:
-    """Capture an event of each name; gives their uuids."""
-    telemetry = Telemetry("ktx", "1", KEY, url, home, flush="never")
-    receipts = [telemetry.capture(name, properties) for name in names]
-    telemetry.close()
-    return [str(receipt.uuid) for receipt in receipts]
-
-
 def report(home: Path, *arguments: object) -> Page:
     """Write the report and take it apart."""
     done = flush_json(home, "report", *arguments)
@@ -78,11 +70,11 @@ HOSTILE = (
 def spool_hostile(home: Path, server: LocalPostHog, elsewhere: str) -> None:
     """Spool events whose names and fields are markup, rejected with markup as well; a log with such words too."""
     names = [text.replace("URL", elsewhere) for text in HOSTILE]
-    spool_events(home, server.url, names[0], field=names[1])
+    spool_named(home, server.url, names[0], field=names[1])
     server.always(status(400, names[2]))
     assert flush_json(home)["rejected"] == 2
     server.behave()
-    spool_events(home, server.url, *names, field=names[0], more={name: [name] for name in names})
-    line = Entry(started_at=datetime.now(UTC).isoformat(), result=names[1], reason=names[3], started_by=names[2])
-    fields = {name: getattr(line, name) for name in Entry.__slots__}
+    spool_named(home, server.url, *names, field=names[0], more={name: [name] for name in names})
+    line = LoggedRun(started_at=datetime.now(UTC).isoformat(), result=names[1], reason=names[3], started_by=names[2])
+    fields = {name: getattr(line, name) for name in LoggedRun.__slots__}
     (home / "spool" / "flush.log").write_text(json.dumps({**fields, "sent": dict.fromkeys(names, 2)}) + "\n")

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.processes import start_python
+
+if sys.platform == "win32":
+    pytest.skip("no process can be stopped here", allow_module_level=True)
 
 __all__ = ["Writer", "stop", "wait_until", "writing"]
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import ROOT, environment
 
 __all__ = ["Terminal", "on_a_terminal", "terminal"]
@@ -48,6 +50,8 @@ class Terminal:
 @contextmanager
 def terminal(home: Path, *arguments: str, typed: bytes = b"", width: int = 160) -> Iterator[Terminal]:
     """Start a command of the flusher on a terminal of so many columns; it is killed at the end."""
+    if sys.platform == "win32":
+        pytest.skip("no pseudo-terminals here")
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     os.write(ours, typed)

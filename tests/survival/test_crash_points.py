@@ -17,9 +17,9 @@ from uuid import UUID
 
 import pytest
 
-from spool.fallback import aside
+from spool.beside import aside
 from spool.home.paths import Paths
-from spool.queue.queue import Queue
+from spool.queue import Queue
 from tests.support.look import View, capture, look, put_aside
 from tests.support.strace import Nursery, attached, needs_strace
 
@@ -60,12 +60,12 @@ OWN = "$exception"
 OPERATIONS = """
 from pathlib import Path
 import uuid
-import spool.consent.first_run, spool.event.build, spool.event.host_facts, spool.fallback.aside
-import spool.ktx_events, spool.launch.destination, spool.spool
+import spool.consent.first_run, spool.event.build, spool.event.envelope, spool.beside.aside
+import spool.ktx_events, spool.capture
 from flusher import absorb
 from spool import Telemetry
 from spool.home.paths import Paths
-from spool.queue.queue import Queue
+from spool.queue import Queue
 
 def append(home, durability, before_the_pause, after_it):
     telemetry = Telemetry("ktx", "1", "phc_test", home=home, flush="never", durability=durability)

@@ -6,20 +6,20 @@ import json
 
 from spool.errors import QueueDamagedError
 from spool.queue.ledger import Ledger
-from spool.queue.recovery.wreckage import Rows, Wreck
+from spool.queue.recovery.damaged import Damaged, Rows
 from spool.queue.rows import decode_number, encode_number
 from spool.queue.transaction import META, is_letter, is_sound
 
 __all__ = ["salvaged"]
 
 
-def salvaged(wreck: Wreck) -> Rows:
+def salvaged(damaged: Damaged) -> Rows:
     """Choose what a rebuilt queue holds of the rows that could be read, and make its account add up.
 
     What the account knows of and no row holds is counted as lost by `damaged`; where nothing at all was
     readable, one loss is counted, for there was at least something.
     """
-    rows = wreck.rows
+    rows = damaged.rows
     events: Rows = {key: value for key, value in rows.items() if isinstance(key, int) and key > 0 and is_sound(value)}
     dead: Rows = {key: value for key, value in rows.items() if is_letter(key, value)}
     ledger, known = _ledger(rows.get("ledger"))
@@ -27,7 +27,7 @@ def salvaged(wreck: Wreck) -> Rows:
     settled = ledger.delivered + sum(ledger.lost.values()) - ledger.refused
     # So many numbers were given at least, whatever the sequence says.
     highest = max(
-        _sequence(wreck, settled if known else 0),
+        _sequence(damaged, settled if known else 0),
         settled + len(events) + len(dead),
         *(key for key in events if isinstance(key, int)),
         0,
@@ -41,13 +41,13 @@ def salvaged(wreck: Wreck) -> Rows:
     return {**events, **dead, **names, "sequence": encode_number(highest), "ledger": ledger.encode()}
 
 
-def _sequence(wreck: Wreck, settled: int) -> int:
+def _sequence(damaged: Damaged, settled: int) -> int:
     """Say how many numbers were given by the sequence; where that doesn't read, by the rows, sound or not."""
     try:
-        return decode_number(wreck.rows.get("sequence"))
+        return decode_number(damaged.rows.get("sequence"))
     except QueueDamagedError:
-        everything = wreck.counted == len(wreck.rows)
-        return settled + len(wreck.rows.keys() - META.keys()) if everything else 0
+        everything = damaged.counted == len(damaged.rows)
+        return settled + len(damaged.rows.keys() - META.keys()) if everything else 0
 
 
 def _ledger(text: object) -> tuple[Ledger, bool]:

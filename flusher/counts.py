@@ -1,0 +1,60 @@
+"""What one run delivered: how much of which event, and how long each took to arrive."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from spool.queue import Row
+
+__all__ = ["DELAYS", "DELAY_LIMITS_S", "DeliveryCounts"]
+
+# A catalogue has some thirty names; a host that makes them up must not fill the log.
+_MOST_NAMES = 50
+_MOST_NAME_CHARS = 64
+# Upper ends of the classes of delay; what took longer is in one more.
+DELAY_LIMITS_S = (60.0, 600.0, 3600.0, 86_400.0, 7 * 86_400.0)
+DELAYS = ("< 1 min", "< 10 min", "< 1 h", "< 1 day", "< 1 week", "longer")
+
+
+class _Head(msgspec.Struct):
+    """What is counted of an event; the rest of it is passed over, at a sixth of the price of reading it all."""
+
+    event: str
+    timestamp: str
+
+
+_read = msgspec.json.Decoder(_Head).decode
+
+
+class DeliveryCounts:
+    """Counts by event name, the names bounded; delays from an event's timestamp to its acknowledgement."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, int] = {}
+        self.other_events = 0
+        self.delays = [0] * len(DELAYS)
+        self.longest_delay_s = 0.0
+
+    def add(self, delivered: Iterable[Row], now: float) -> None:
+        """Count events that were acknowledged at `now`. An event of the future took no time."""
+        for stored in delivered:
+            try:
+                head = _read(stored.text)
+                happened = datetime.fromisoformat(head.timestamp).timestamp()
+            except (msgspec.DecodeError, ValueError):  # delivered all the same: what it was is no matter here
+                self.other_events += 1
+                continue
+            self._count(head.event[:_MOST_NAME_CHARS])
+            delay_s = max(0.0, now - happened)
+            self.delays[bisect_right(DELAY_LIMITS_S, delay_s)] += 1
+            self.longest_delay_s = max(self.longest_delay_s, delay_s)
+
+    def _count(self, name: str) -> None:
+        if name in self.events or len(self.events) < _MOST_NAMES:
+            self.events[name] = self.events.get(name, 0) + 1
+        else:
+            self.other_events += 1

@@ -1,0 +1,138 @@
+"""Events as NDJSON, for machines that never see the network: one line each, as it would be sent."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid as uuids
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from flusher.absorb import chunks
+from flusher.context import no_flusher
+from flusher.delivery.gather import BATCH_BYTES
+from flusher.letters import dead, uuid_of, waiting
+from flusher.text import printable
+from spool.errors import LockBusyError
+from spool.event import check_stored, normalise
+from spool.home.files import private_folder
+from spool.home.paths import Paths
+from spool.queue import Queue
+
+__all__ = ["Import", "export_events", "import_events"]
+
+# As for a file aside: twice the largest event is no event.
+_MAX_LINE_BYTES = 2_000_000
+_LOCK_WAIT_S = 10.0
+
+
+def export_events(paths: Paths, queue: Queue, file: BinaryIO) -> int:
+    """Write what waits, but no dead letters; nothing is removed. Gives how many events that were."""
+    count = 0
+    for letter in waiting(paths, queue):
+        file.write(letter.text.encode("ascii") + b"\n")
+        count += 1
+    file.flush()
+    return count
+
+
+@dataclass(slots=True)
+class Import:
+    """What an import did: new events, events that were here already, lines that are no event. `off`: which rule."""
+
+    imported: int = 0
+    known: int = 0
+    refused: int = 0
+    off: str = ""
+
+
+def import_events(
+    paths: Paths,
+    queue: Queue,
+    file: BinaryIO,
+    *,
+    refuse: Callable[[int, str], None],
+    switched_off: Callable[[], str],
+) -> Import:
+    """Add the events of an NDJSON file that are not in this spool yet: waiting, aside or dead.
+
+    A line that is no event is told to `refuse` with its number and the reason; all others are imported, some
+    hundred in one transaction. `switched_off` names the rule that forbids it, and is asked before each. Memory
+    does not grow with the file. Interrupted, it may be done again. No flusher delivers meanwhile, and no other
+    import is at work: LockBusyError.
+    """
+    result = Import()
+    private_folder(paths.spool)
+    try:
+        with no_flusher(paths, _LOCK_WAIT_S), closing(_Seen(paths, queue)) as seen:
+            events = _events(file, seen, result, refuse, queue.limits.max_event_bytes)
+            for chunk in chunks(events, len, BATCH_BYTES):
+                result.off = switched_off()
+                if result.off:
+                    break
+                result.imported += queue.append_all(chunk)
+    except LockBusyError as error:
+        raise LockBusyError("a flusher is at work, import again when it has ended") from error
+    return result
+
+
+class _Seen:
+    """The uuids of this spool and of the file so far, in a database of SQLite's that is on disk when it grows."""
+
+    def __init__(self, paths: Paths, queue: Queue) -> None:
+        # An empty name: a private file that SQLite deletes, with a cache of some 2 MB before it.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("create table seen (uuid blob primary key) without rowid")
+        self._database.execute("begin")
+        for source in (waiting(paths, queue), dead(queue)):
+            for letter in source:
+                self.add(uuid_of(letter.text))
+
+    def add(self, uuid: str) -> bool:
+        """Note a uuid; True if it is new."""
+        known = self._database.execute("insert or ignore into seen values (?)", (uuids.UUID(uuid).bytes,))
+        return known.rowcount == 1
+
+    def close(self) -> None:
+        """Forget them."""
+        self._database.close()
+
+
+def _events(
+    file: BinaryIO, seen: _Seen, result: Import, refuse: Callable[[int, str], None], max_bytes: int
+) -> Iterator[str]:
+    for number, line in _lines(file):
+        try:
+            text = _event(line, max_bytes)
+            new = seen.add(uuid_of(text))
+        except (ValueError, RecursionError) as error:
+            result.refused += 1
+            refuse(number, printable(str(error)))
+            continue
+        if new:
+            yield text
+        else:
+            result.known += 1
+
+
+def _event(line: bytes, max_bytes: int) -> str:
+    """Read one line; ValueError for what is no event, which an InvalidEventError is."""
+    if len(line) > _MAX_LINE_BYTES:
+        raise ValueError(f"longer than {_MAX_LINE_BYTES} bytes")
+    text = normalise(check_stored(line.decode()))
+    if len(text) > max_bytes:
+        raise ValueError(f"{len(text)} bytes, and {max_bytes} are the limit")
+    return text
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Give the lines that hold anything, with their numbers; of an endless one no more than shows that it is."""
+    number = 0
+    while line := file.readline(_MAX_LINE_BYTES + 1):
+        number += 1
+        rest = line
+        while not rest.endswith(b"\n") and (rest := file.readline(_MAX_LINE_BYTES)):
+            pass
+        if line.strip():
+            yield number, line

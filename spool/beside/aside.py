@@ -1,0 +1,56 @@
+"""The side door: one file per event that could not enter the queue in time.
+
+A file is written under a name that starts with a dot and then renamed to `<time>-<uuid>.json`: what bears a
+name is whole. The flusher absorbs it under the lock. No lock is needed here, so it works while somebody sits
+on the lock, on file systems without flock, and for programs in other languages.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from spool.errors import DiskFullError, UnavailableError
+from spool.home import Paths, private_folder, publish, sync_folder, write_new
+from spool.settings import Durability
+
+__all__ = ["SUFFIX", "files", "put"]
+
+SUFFIX = ".json"
+
+
+def put(paths: Paths, uuid: str, text: str, durability: Durability = "process") -> Path:
+    """Write one event's file: when this returns, the event survives a killed process.
+
+    With `power` it survives a power cut as well. Raises UnavailableError where not even this is possible;
+    then nothing is left behind.
+    """
+    name = f"{time.time_ns():020d}-{uuid}{SUFFIX}"
+    draft, target = paths.aside / f".{name}", paths.aside / name
+    durable = durability == "power"
+    try:
+        made = [private_folder(paths.spool), private_folder(paths.aside)]
+        write_new(draft, text.encode("ascii"), durable=durable)
+        publish(draft, target, durable=durable)
+        if durable and any(made):
+            for folder in (paths.spool, paths.home, paths.home.parent):
+                sync_folder(folder)
+    except OSError as error:
+        for left in (draft, target):  # said to be lost, so it must not arrive
+            with suppress(OSError):
+                os.unlink(left)
+        kind = DiskFullError if error.errno == errno.ENOSPC else UnavailableError
+        raise kind(f"{paths.aside} can't be written: {error.strerror or error}") from error
+    return target
+
+
+def files(paths: Paths) -> list[Path]:
+    """Give the finished files, oldest first; an empty list where there is no such folder."""
+    try:
+        names = [entry.name for entry in os.scandir(paths.aside)]
+    except OSError:
+        return []
+    return [paths.aside / name for name in sorted(names) if name.endswith(SUFFIX) and name[0] != "."]

@@ -1,0 +1,111 @@
+"""Losses that could not be written into the queue when they happened: noted beside it for the flusher.
+
+A note is a file whose name says it all, `aside/<time>-<random>.<cause>.<count>.lost`: an empty one needs no block,
+so it mostly succeeds on a full disk. A further loss of the same process renames it. The flusher claims a note by
+renaming it first; a process whose note was claimed starts another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from spool.errors import SpoolError
+from spool.home import Paths, private_folder, write_new
+
+__all__ = ["CLAIMED", "LossNotes", "Note", "notes", "parse"]
+
+CLAIMED = ".claimed"
+_NAME = r"[0-9a-f-]+\.([a-z_]{1,40})\.([0-9]{1,9})\.lost(\.claimed)?"
+
+
+class Note(NamedTuple):
+    """What the name of a note says."""
+
+    cause: str
+    losses: int
+
+
+def parse(name: str) -> Note | None:
+    """Read a note's name; None for any other file."""
+    match = re.fullmatch(_NAME, name)
+    return Note(match[1], int(match[2])) if match else None
+
+
+def notes(paths: Paths) -> list[Path]:
+    """Give the notes, claimed or not; an empty list where there is no such folder."""
+    try:
+        return [paths.aside / entry.name for entry in os.scandir(paths.aside) if parse(entry.name)]
+    except OSError:
+        return []
+
+
+class LossNotes:
+    """The losses of this process that stand in no ledger yet, by cause. Never raises for the machine."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._threads = threading.Lock()
+        self.unnoted: dict[str, int] = {}
+        self._noted: dict[str, tuple[str, int]] = {}
+        self._pid = os.getpid()
+
+    def add(self, cause: str) -> None:
+        """Note one loss; where not even an empty file can be made, remember it until one can."""
+        self._leave_to_parent()
+        with self._threads:
+            self.unnoted[cause] = self.unnoted.get(cause, 0) + 1
+            self._note_all()
+
+    def _leave_to_parent(self) -> None:
+        """Begin afresh in a forked child: what the parent remembers is the parent's to note."""
+        if self._pid != os.getpid():
+            self.unnoted, self._noted, self._threads = {}, {}, threading.Lock()
+            self._pid = os.getpid()
+
+    def replace(self, event: Path, cause: str) -> None:
+        """Make the note of a loss of the file that held the event, in one step: it is the one or the other."""
+        with suppress(OSError):  # absorbed meanwhile, or not to be had: then it is not lost either
+            os.rename(event, self._path(_stem(), cause, 1))
+
+    def retry(self) -> None:
+        """Note what could not be noted before."""
+        self._leave_to_parent()
+        if self.unnoted:
+            with self._threads:
+                self._note_all()
+
+    def _note_all(self) -> None:
+        for cause, count in list(self.unnoted.items()):
+            try:
+                self._note(cause, count)
+            except (OSError, SpoolError):
+                return  # it stays in memory; the next capture or the end of the process tries again
+            del self.unnoted[cause]
+
+    def _note(self, cause: str, count: int) -> None:
+        stem, noted = self._noted.get(cause, ("", 0))
+        if stem:
+            try:
+                os.rename(self._path(stem, cause, noted), self._path(stem, cause, noted + count))
+                self._noted[cause] = (stem, noted + count)
+                return
+            except FileNotFoundError:
+                pass  # claimed by a flusher: those are in the ledger, these begin a new note
+        stem = _stem()
+        private_folder(self._paths.spool)
+        private_folder(self._paths.aside)
+        write_new(self._path(stem, cause, count), b"")
+        self._noted[cause] = (stem, count)
+
+    def _path(self, stem: str, cause: str, count: int) -> Path:
+        return self._paths.aside / f"{stem}.{cause}.{count}.lost"
+
+
+def _stem() -> str:
+    return f"{time.time_ns():020d}-{os.urandom(4).hex()}"

@@ -1,0 +1,137 @@
+"""Open commands on disk: a file for each, locked by the process that lives, so that a killed one is seen.
+
+The file appears under its name when it is whole and locked. The lock goes with the process, whatever ends it:
+nobody guesses by process numbers. Who finds the lock free turns the file into one `command` event, with the
+uuid that the file is named by. That uuid is noted in the queue in the same transaction as the event, also by
+the process itself: file and event are never both counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from spool.errors import LockBusyError, SpoolError, UnavailableError
+from spool.event import encode_message, rfc3339
+from spool.home import Paths, private_folder, publish, read_bounded, write_new
+from spool.queue import FileLock, Queue
+
+__all__ = ["OpenSpan", "recover"]
+
+_SUFFIX = ".json"
+
+
+class OpenSpan:
+    """The file of a command that is under way, locked as long as this process lives."""
+
+    def __init__(self, paths: Paths, uuid: str, message: Mapping[str, Any], *, durable: bool) -> None:
+        """Write and lock the file; UnavailableError where that can't be: then a kill leaves no event.
+
+        `message` is the event as it stands if nothing more is heard of the command.
+        """
+        self._path = paths.span(uuid)
+        draft = self._path.with_name(f".{self._path.name}")
+        self._lock = FileLock(draft)
+        try:
+            private_folder(paths.spool)
+            private_folder(paths.spans)
+            write_new(draft, encode_message(message).encode("ascii"), durable=durable)
+            self._lock.acquire(0.0)
+            publish(draft, self._path, durable=durable)
+        except (OSError, SpoolError) as error:
+            with suppress(OSError):
+                os.unlink(draft)
+            raise UnavailableError(f"the command's span can't be written: {error}") from error
+        self._lock.path = self._path
+
+    def touch(self) -> None:
+        """Leave word that the process lives: a killed command's duration ends here."""
+        with suppress(OSError):  # the home is gone, or read-only by now: the duration ends earlier
+            os.utime(self._path)
+
+    def forget(self) -> None:
+        """Let go of the file, after another one took its place."""
+        self._lock.close()
+
+    def end(self) -> None:
+        """Remove the file, after its event is on disk."""
+        with suppress(OSError):  # what can't be removed is found to be closed, and removed by the flusher
+            os.unlink(self._path)
+        self._lock.close()
+
+
+def recover(paths: Paths, queue: Queue) -> int:
+    """Turn each dead span into one `command` event: outcome aborted, `spool_recovered` killed. Gives how many.
+
+    Exactly one event for each command, also with two at it at once, and killed anywhere: the lock lets one
+    in, and the queue remembers the uuid. A file that doesn't read is removed and counted as lost.
+    """
+    recovered = 0
+    try:
+        names = sorted(entry.name for entry in os.scandir(paths.spans))
+    except OSError:
+        return 0  # no such folder: no command was ever under way
+    for name in names:
+        path = paths.spans / name
+        if name.startswith("."):
+            _sweep(path)
+        elif name.endswith(_SUFFIX):
+            with suppress(FileNotFoundError, LockBusyError):  # somebody was faster, or the command lives
+                recovered += _recover_one(paths, queue, path)
+    return recovered
+
+
+def _recover_one(paths: Paths, queue: Queue, path: Path) -> int:
+    lock = FileLock(path, create=False)
+    lock.acquire(0.0)
+    try:
+        uuid = path.name.removesuffix(_SUFFIX)
+        if any(entry.name.endswith(path.name) for entry in _entries(paths.aside)):
+            return 0  # its event went aside: absorbing that closes the span
+        alive_until = os.stat(path).st_mtime
+        try:
+            text = _killed(read_bounded(path, follow=False), uuid, alive_until)
+        except (ValueError, KeyError, TypeError):
+            queue.count_lost("damaged")
+            os.unlink(path)
+            return 0
+        taken = queue.close_span(uuid, text)
+        os.unlink(path)
+        return int(taken)
+    finally:
+        lock.close()
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except OSError:
+        return []
+
+
+def _killed(data: bytes, uuid: str, alive_until: float) -> str:
+    """Write the event of a killed command: it lasted until the last moment that it is known to have lived."""
+    message = json.loads(data)
+    started = datetime.fromisoformat(message["timestamp"]).timestamp()
+    lasted_s = max(0.0, alive_until - started)
+    properties = {
+        "durationMs": round(lasted_s * 1000, 3),
+        **{name: value for name, value in message["properties"].items() if name != "durationMs"},
+        "outcome": "aborted",
+        "spool_recovered": "killed",
+    }
+    moment = rfc3339(datetime.fromtimestamp(started + lasted_s, UTC))
+    return encode_message({**message, "uuid": uuid, "timestamp": moment, "properties": properties})
+
+
+def _sweep(draft: Path) -> None:
+    """Delete the draft of a process that was killed before its command began."""
+    with suppress(OSError):
+        if time.time() - os.stat(draft).st_mtime > 24 * 3600:
+            os.unlink(draft)

@@ -1,0 +1,251 @@
+"""The host as this process knows it: what its author chose, what the environment says, what is open for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from spool.consent import Consent, ConsentCache, FileState, Identity, consent, opted_out_by
+from spool.consent.opt_out import is_wiped
+from spool.errors import InvalidEventError
+from spool.home import Paths, Signature, resolve_home
+from spool.settings import TESTING, Durability, FlushMode, Limits, env_prefix, is_set
+
+if TYPE_CHECKING:
+    from spool.catalogue import Catalogue
+    from spool.open_home import OpenHome
+
+__all__ = ["Host", "Options", "Receipt", "Surroundings", "UnderWay", "living"]
+
+# The shell that starts a flusher is through in 2 ms; on a machine that is busier than that it is reaped later.
+_REAP_S = 0.02
+
+
+class Receipt(NamedTuple):
+    """What became of a capture. True exactly when the event is on disk."""
+
+    state: Literal["queued", "aside", "debug", "disabled", "lost"]
+    uuid: str | None = None
+    reason: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.state in ("queued", "aside")
+
+
+class Options(NamedTuple):
+    """What a host chose when it made its Telemetry."""
+
+    app: str
+    version: str
+    destination: dict[str, str | None]
+    home: Path | str | None
+    limits: Limits
+    durability: Durability
+    privacy: dict[str, bool]
+    catalogue: Catalogue | None
+    flush: FlushMode
+    flush_interval_s: float
+    packages: frozenset[str]
+
+
+class Surroundings(NamedTuple):
+    """What the environment says at one moment; a capture looks once.
+
+    `paths` are the files of the home, None where no home can be named. With `debug` events are shown and neither
+    stored nor sent. `off_by` is the variable that switches this process off; debug mode shows events all the same.
+    """
+
+    paths: Paths | None
+    debug: bool
+    off_by: str | None
+
+
+class UnderWay(Protocol):
+    """A command under way, as far as its host has to know of it."""
+
+    # What a handler of the host's raised on a signal: it aborts the command if it ends it.
+    interrupted_by: BaseException | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is under way in this process."""
+
+    def touch(self) -> None:
+        """Leave word that the command lives."""
+
+    def abort(self) -> None:
+        """End it as aborted."""
+
+    def left_open(self) -> None:
+        """End it, since nobody else did."""
+
+
+class Host:
+    """One Telemetry's state. Its construction touches no file; what it has open is opened by the first capture."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.prefix = env_prefix(options.app)
+        self.consent = ConsentCache(options.app)
+        # The homes that events were put into; a host may change its home between captures.
+        self.homes: dict[Path, OpenHome] = {}
+        # What every event without groups carries, once one was built.
+        self.envelope: dict[str, Any] | None = None
+        # The command that is under way in this process, if one is.
+        self.span: UnderWay | None = None
+        # The names of the events that are on disk since the command began, or the process: for the audit.
+        self.emitted: set[str] = set()
+        # The command line beside the interpreter's own, for `main`; and what of it is the program's, not the person's.
+        self.arguments: list[str] = []
+        self.declared: set[str] = {options.app}
+        self.secrets: set[str] = set()
+        # The opt-out that this process carried out, or tried to.
+        self.wiped_for: Signature | None = None
+        # Events of signal handlers that came while the first capture was loading its modules: to be counted.
+        self.reentered = 0
+        # The process is at its end: nobody waits for a child of its any more.
+        self.at_exit = False
+        self._homes: dict[tuple[str | None, ...], Paths] = {}
+        _ = self.paths  # a relative home is one below the working folder of now, wherever the host goes later
+        living.add(self)
+
+    # -- the environment --------------------------------------------------------------------------------
+
+    def look(self) -> Surroundings:
+        """Read the environment, once for what is done next: a host may change it between captures."""
+        debug = is_set(os.environ.get(self.prefix + "TELEMETRY_DEBUG"))
+        return Surroundings(self.paths, debug, None if debug else opted_out_by(self.options.app, os.environ))
+
+    @property
+    def paths(self) -> Paths | None:
+        """The files of this host's home, or None where no home can be named."""
+        named = tuple(map(os.environ.get, (TESTING, self.prefix + "HOME", "HOME")))
+        known = self._homes.get(named)
+        if known is None:
+            home = resolve_home(self.options.app, None if named[0] else self.options.home, os.environ)
+            if home is None:
+                return None
+            known = self._homes[named] = Paths(home)
+        return known
+
+    @property
+    def strict(self) -> bool:
+        """Whether programming mistakes raise."""
+        return is_set(os.environ.get(self.prefix + "TELEMETRY_STRICT")) or bool(os.environ.get(TESTING))
+
+    def mistake(self, what: str) -> None:
+        """Say a programming mistake: InvalidEventError in strict mode; in production the command goes on."""
+        if self.strict:
+            raise InvalidEventError(what)
+
+    # -- consent ----------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> Identity:
+        """Who this install is, whether it is counted now, and by which rule. Reads the file each time."""
+        return consent(self.options.app, self.paths, os.environ).identity
+
+    def silenced_by(self, now: Surroundings) -> str | None:
+        """Name the rule that switches this process off, without loading or writing anything.
+
+        None also says that a capture has to ask: because something is open already, or because an opt-out still has
+        to be carried out. Debug mode shows events all the same.
+        """
+        if now.debug or now.off_by is not None:
+            return now.off_by
+        if self.homes:
+            return None
+        found = self.consent.ask(now.paths, os.environ, now.off_by)
+        if found.identity.enabled or (now.paths is not None and _says_no(found) and not _carried_out(now.paths, found)):
+            return None
+        return found.identity.decided_by
+
+    # -- what the person typed, and what is hidden ----------------------------------------------------------
+
+    def typed_words(self) -> frozenset[str]:
+        """Give the words that the person typed, without those that the program declares."""
+        from spool.exception.redaction import typed_words  # noqa: PLC0415 - only when something went wrong
+
+        interpreters = getattr(sys, "argv", None) or []  # an embedded one may have none
+        return typed_words([*interpreters[1:], *self.arguments], self.declared)
+
+    def redacted(self, text: str) -> str:
+        """Give an error's text as it may be told: without what is hidden, and without what the person typed."""
+        from spool.exception.redaction import redact, whereabouts  # noqa: PLC0415 - only when something went wrong
+
+        home, user = whereabouts(os.environ)
+        return redact(text, secrets=self.secrets, home=home, user=user, typed=self.typed_words())
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Keep these texts out of all that is told of errors from now on."""
+        self.secrets |= {secret for secret in secrets if secret}
+
+    def is_own(self, module: str) -> bool:
+        """Tell whether a module belongs to the host's own packages."""
+        return module.partition(".")[0] in self.options.packages
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End an open command, and close what is open; where something was captured, a flush may be due."""
+        try:
+            if self.span is not None:
+                self.span.left_open()
+        finally:
+            emitted, self.emitted = self.emitted, set()
+            self.leave_sighting("", "", emitted)
+            for opened in self.homes.values():
+                opened.close()
+                if self.silenced_by(self.look()) is None and self.identity.enabled:
+                    self.launch(opened)
+
+    def disconnect(self) -> None:
+        """Close the queues. What comes after opens them again."""
+        for opened in self.homes.values():
+            opened.queue.close()
+
+    def launch(self, opened: OpenHome) -> None:
+        """Start a flusher if one is due, and the author left that to us."""
+        if self.options.flush == "auto":
+            opened.launch(self.options.app, self.options.flush_interval_s, 0.0 if self.at_exit else _REAP_S)
+
+    def leave_sighting(self, command: str, outcome: str, events: set[str]) -> None:
+        """Write down which events a run captured, for the audit. Whatever keeps it from that is no matter."""
+        now = self.look()
+        if not events or now.paths is None or now.debug or now.off_by is not None:
+            return
+        with suppress(Exception):  # the host comes first, and an audit does without one run
+            from spool.beside.sightings import Sighting, note  # noqa: PLC0415 - at the end of what captured something
+
+            names = self.options.catalogue.names() if self.options.catalogue is not None else ()
+            seen = Sighting(self.options.version, names, command, outcome, frozenset(events))
+            note(self.options.app, now.paths, seen, datetime.now(UTC).date().isoformat())
+
+    def forget(self, home: Path) -> None:
+        """Close a home that is about to go, and what is remembered of the environment. For the guard kit."""
+        opened = self.homes.pop(home, None)
+        if opened is not None:
+            opened.close()
+        self._homes = {named: paths for named, paths in self._homes.items() if paths.home != home}
+        self.envelope = None
+        self.emitted = set()
+
+
+def _says_no(found: Consent) -> bool:
+    return found.file is FileState.DISABLED and found.identity.decided_by == "telemetry.json"
+
+
+def _carried_out(paths: Paths, found: Consent) -> bool:
+    with suppress(OSError):
+        return is_wiped(paths, found.signature)
+    return False
+
+
+# Every Host of this process, for the guard kit: one that a module holds goes from test to test.
+living: weakref.WeakSet[Host] = weakref.WeakSet()

@@ -1,0 +1,72 @@
+"""One home's spool as this process has it open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from spool.beside import LossNotes, OpenSpan, aside, recover
+from spool.errors import SpoolError
+from spool.home import Paths, is_network
+from spool.launch import start
+from spool.queue import Queue
+from spool.settings import Durability, Limits
+
+__all__ = ["OpenHome"]
+
+# Listing a folder of 10,000 files takes some 5 ms: not at every capture that goes aside.
+_LOOK_EVERY = 64
+
+
+class OpenHome:
+    """The queue of a home, and the notes of what was lost. On a network home the queue is the flusher's alone."""
+
+    def __init__(self, paths: Paths, limits: Limits, durability: Durability) -> None:
+        self.paths = paths
+        self.queue = Queue(paths, limits, durability)
+        self.losses = LossNotes(paths)
+        self.on_network = is_network(paths.spool)
+        self._limits = limits
+        self._durability: Durability = durability
+        self._went_aside = 0
+        # A flusher that this process started and that was not over at once: reaped at the next launch.
+        self._child: int | None = None
+
+    def put_aside(self, uuid: str, text: str) -> None:
+        """Write an event's file beside the queue. Raises SpoolError where not even that is possible."""
+        aside.put(self.paths, uuid, text, self._durability)
+        self._went_aside += 1
+        if self._went_aside % _LOOK_EVERY == 1:  # where no flusher can ever absorb them, the oldest go, each counted
+            waiting = aside.files(self.paths)
+            for oldest in waiting[: max(0, len(waiting) - self._limits.max_events)]:
+                self.losses.replace(oldest, "over_count")
+
+    def open_span(self, message: Mapping[str, Any]) -> OpenSpan:
+        """Put a command on disk as it stands if nothing more is heard of it. UnavailableError where that can't be."""
+        return OpenSpan(self.paths, message["uuid"], message, durable=self._durability == "power")
+
+    def count_lost(self, cause: str) -> None:
+        """Count one event that was captured and lost: in the ledger, or in a note for the flusher."""
+        if not self.on_network:
+            with suppress(SpoolError):  # the queue can't be had now: the note says the same
+                self.queue.count_lost(cause)
+                return
+        self.losses.add(cause)
+
+    def recover(self) -> None:
+        """Turn the spans of dead processes into their events, as a flusher would; not at any price."""
+        if not self.on_network:
+            with suppress(OSError, SpoolError):  # the next run of host or flusher tries again
+                recover(self.paths, self.queue)
+
+    def launch(self, app: str, interval_s: float, reap_s: float) -> None:
+        """Start a flusher, detached, if one is due; reap what one before may have left."""
+        if self._child is not None and not start.reaped(self._child):
+            return
+        self._child = start.launch_if_due(app, self.paths, interval_s, reap_s)
+
+    def close(self) -> None:
+        """Note what is still unsaid and close the queue."""
+        self.losses.retry()
+        self.queue.close()
