@@ -55,6 +55,22 @@ def test_a_held_lock_delays_a_capture_no_longer_than_lock_wait_s(home: Path) -> 
     assert status(home)["aside"] == 2
 
 
+STOPPED_CLOCK = """
+import sys, time
+from spool import Limits, Telemetry
+telemetry = Telemetry("ktx", "1", "phc_x", home=sys.argv[1], flush="never", limits=Limits(lock_wait_s=0.1))
+time.monotonic = lambda: 5.0  # as freezegun does in the tests of a host
+print(telemetry.capture("while another holds the lock").state)
+"""
+
+
+def test_a_clock_that_stands_still_makes_no_capture_wait_for_ever(home: Path) -> None:
+    """A deadline on such a clock never comes: the number of tries is a bound of its own."""
+    with FileLock(Paths(home).queue_lock).held(1.0):
+        done = run_python(STOPPED_CLOCK, home, timeout_s=20)
+    assert (done.returncode, done.stdout) == (0, "aside\n"), done.stderr
+
+
 def test_the_lock_and_a_busy_database_are_waited_for_together(home: Path) -> None:
     """Half of the time goes for queue.lock, then somebody without it sits on SQLite's own: one patience for both."""
     paths = Paths(home)
