@@ -69,7 +69,7 @@ class Scene(NamedTuple):
 
 
 SCENES = {
-    "the first append of all": Scene([], [], 15, 15),
+    "the first append of all": Scene([], [], 7, 15),
     "an append by a new process": Scene(BEFORE, [], 5, 10),
     "an append by a process that has the queue open": Scene([], BEFORE, 3, 10),
     "an append that goes aside": Scene(BEFORE, [], 2, 5, "flock:error=ENOSYS"),
