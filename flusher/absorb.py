@@ -18,9 +18,8 @@ from spool.beside import aside, loss_notes
 from spool.consent import first_run
 from spool.errors import EventTooLargeError, InvalidEventError, SpoolError
 from spool.event import check_stored, normalise
-from spool.home.files import private_folder, read_bounded, write_new
-from spool.home.paths import Paths
-from spool.queue.queue import CHUNK, REFUSED, Queue
+from spool.home import Paths, private_folder, read_bounded, write_new
+from spool.queue import CHUNK, REFUSED, Queue
 from spool.settings import MOST_EVENT_BYTES
 
 __all__ = ["Taken", "absorb", "chunks"]

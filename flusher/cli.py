@@ -22,7 +22,7 @@ from flusher.commands import (
 )
 from flusher.commands.shared import complain
 from spool.errors import ConfigurationError, SpoolError
-from spool.home.paths import Paths, resolve_home
+from spool.home import Paths, resolve_home
 from spool.settings import VERSION, env_prefix
 
 __all__ = ["app", "main"]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flusher.counts import DeliveryCounts
-from spool.consent.identity import Identity, consent
-from spool.home.paths import Paths
+from spool.consent import Identity, consent
+from spool.home import Paths
 from spool.launch.destination import host_limits
 from spool.queue import Account, FileLock, Queue
 from spool.settings import Durability

@@ -16,8 +16,7 @@ from flusher.letters import dead, uuid_of, waiting
 from flusher.text import printable
 from spool.errors import LockBusyError
 from spool.event import check_stored, normalise
-from spool.home.files import private_folder
-from spool.home.paths import Paths
+from spool.home import Paths, private_folder
 from spool.queue import Queue
 
 __all__ = ["Import", "export_events", "import_events"]

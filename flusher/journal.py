@@ -16,8 +16,7 @@ from typing import Any
 from flusher.context import Context, no_flusher
 from flusher.counts import DELAYS
 from spool.errors import SpoolError
-from spool.home.files import open_own, private_folder, read_bounded, write_atomic
-from spool.home.paths import Paths
+from spool.home import Paths, open_own, private_folder, read_bounded, write_atomic
 from spool.settings import VERSION
 
 __all__ = ["MOST_BYTES", "LoggedRun", "append", "logged_runs", "record"]

@@ -15,8 +15,7 @@ from flusher.text import printable
 from spool.beside import aside
 from spool.errors import ConfigurationError, LockBusyError
 from spool.event import check_stored, normalise
-from spool.home.files import read_bounded
-from spool.home.paths import Paths
+from spool.home import Paths, read_bounded
 from spool.queue import Queue
 
 __all__ = ["Letter", "Purged", "dead", "find", "purge", "retry", "uuid_of", "waiting"]

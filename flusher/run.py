@@ -14,13 +14,12 @@ from flusher.absorb import absorb
 from flusher.context import REJECTED_REASON, Context, Result, RunReport, open_queue
 from flusher.delivery import backoff, state
 from flusher.text import moment
-from spool.beside.spans import recover
-from spool.consent.identity import Identity, consent
+from spool.beside import recover
+from spool.consent import Identity, consent
 from spool.consent.opt_out import wipe_once
 from spool.errors import ConfigurationError, LockBusyError, SpoolError
 from spool.event import compose, envelope, freeze, host_facts
-from spool.home.files import private_folder, write_new
-from spool.home.paths import Paths
+from spool.home import Paths, private_folder, write_new
 from spool.launch.destination import Destination, host_catalogue, resolve
 from spool.queue import FileLock, Queue
 from spool.settings import VERSION, Limits

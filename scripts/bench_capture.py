@@ -13,7 +13,7 @@ from pathlib import Path
 from scripts.bench_measure import PEERS, PYTHON, Bound, Row, Setting, clean, in_turns, middle
 from scripts.bench_peers.sample_event import TEXT, TEXT_BYTES
 from scripts.flat import NO_LIMITS, disk_bytes, fill
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 
 __all__ = ["Puts", "capture", "contended", "disk", "opening", "put"]

@@ -14,8 +14,7 @@ from functools import partial
 from filelock import FileLock
 
 from scripts.bench_measure import PEERS, PYTHON, Bound, Row, Setting, Spent, clean, in_turns, medians, middle
-from spool.home.files import write_atomic
-from spool.home.paths import Paths
+from spool.home import Paths, write_atomic
 
 __all__ = ["command", "importing", "interrupt", "launch", "off", "programs"]
 

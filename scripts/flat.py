@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from flusher.context import BATCH_SIZE  # noqa: E402 - found through the line above
 from flusher.delivery.gather import batches  # noqa: E402 - as above
-from spool.home.paths import Paths  # noqa: E402 - see above
+from spool.home import Paths  # noqa: E402 - see above
 from spool.queue import Queue  # noqa: E402 - see above
 from spool.settings import Limits  # noqa: E402 - see above
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.soak_books import MISCHIEF, Books, Server  # noqa: E402 - found through the line above
-from spool.home.paths import Paths  # noqa: E402 - see above
+from spool.home import Paths  # noqa: E402 - see above
 from tests.support.processes import environment, flush  # noqa: E402 - see above
 
 if sys.platform == "win32":

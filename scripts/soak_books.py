@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 from tests.support import local_posthog as posthog
 from tests.support.processes import flush_json

@@ -23,7 +23,7 @@ from flusher.delivery import state  # noqa: E402 - the path comes first
 from flusher.letters import dead, waiting  # noqa: E402 - as above
 from spool import Limits, Telemetry  # noqa: E402 - as above
 from spool.catalogue import Catalogue, Event  # noqa: E402 - as above
-from spool.home.paths import Paths  # noqa: E402 - as above
+from spool.home import Paths  # noqa: E402 - as above
 from spool.queue import FileLock, Queue  # noqa: E402 - as above
 
 URL = "https://ph.example.com"

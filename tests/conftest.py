@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.home.paths import Paths
+from spool.home import Paths
 from tests.support.inherited import restore_signals
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import SILENT

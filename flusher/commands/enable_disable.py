@@ -6,7 +6,7 @@ import typer
 
 from flusher.commands.shared import Quiet, identity_of
 from flusher.text import counted
-from spool.consent.identity import decide_for_all
+from spool.consent import decide_for_all
 from spool.consent.opt_out import wipe
 
 __all__ = ["register"]

@@ -11,7 +11,7 @@ from flusher.commands.shared import Json, Quiet, complain, identity_of, is_off, 
 from flusher.exchange import export_events, import_events
 from flusher.text import counted, printable
 from spool.errors import ConfigurationError
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.launch.destination import host_limits
 from spool.queue import Queue
 

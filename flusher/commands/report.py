@@ -11,8 +11,7 @@ import typer
 from flusher.commands.shared import Json, Quiet, complain, new_file, opened, say
 from flusher.text import printable
 from spool.errors import ConfigurationError, UnsafePathError
-from spool.home.files import private_folder, read_bounded, write_atomic
-from spool.home.paths import Paths
+from spool.home import Paths, private_folder, read_bounded, write_atomic
 
 if TYPE_CHECKING:
     from flusher.report.facts import Facts

@@ -12,7 +12,7 @@ from flusher.letters import purge, retry
 from flusher.text import counted, printable
 from spool.beside import aside
 from spool.errors import ConfigurationError
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 
 __all__ = ["register"]

@@ -14,7 +14,7 @@ from flusher.commands.shared import Json, Quiet, complain, print_json
 from flusher.context import BATCH_SIZE, Context, Observer, Options, Result, RunReport
 from flusher.run import run
 from flusher.text import counted, printable
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.settings import GUARD
 
 __all__ = ["register"]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flusher.commands.shared import Json, identity_of, print_json, say
-from spool.consent.rule import opted_out_by
+from spool.consent import opted_out_by
 from spool.errors import ConfigurationError
 
 __all__ = ["register"]

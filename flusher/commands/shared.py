@@ -14,10 +14,9 @@ import typer
 
 from flusher.context import open_queue
 from flusher.text import printable
-from spool.consent.identity import Identity, consent
+from spool.consent import Identity, consent
 from spool.errors import ConfigurationError
-from spool.home.files import open_own, publish
-from spool.home.paths import Paths
+from spool.home import Paths, open_own, publish
 from spool.queue import Queue
 
 __all__ = [

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flusher.delivery.backoff import Waiting
-from spool.home.files import private_folder, read_bounded, write_atomic
-from spool.home.paths import Paths
+from spool.home import Paths, private_folder, read_bounded, write_atomic
 
 __all__ = ["FlushState", "load", "store"]
 

@@ -15,7 +15,7 @@ from flusher.delivery.state import FlushState
 from flusher.delivery.verdict import Action, Answer, judge
 from flusher.doctor.finding import Finding
 from flusher.schedule.method import Installed
-from spool.consent.identity import Identity
+from spool.consent import Identity
 from spool.errors import DiskFullError, LockBusyError, LockUnsupportedError
 
 __all__ = [

@@ -19,10 +19,8 @@ from typing import Literal, NamedTuple
 from flusher.context import WAIT_S
 from flusher.doctor.checks import FileFacts, HomeFacts
 from spool.errors import QueueDamagedError, SpoolError
-from spool.home.files import private_folder, read_bounded, write_new
-from spool.home.paths import Paths
-from spool.queue import Account, FileLock, Queue, Row
-from spool.queue.cache import DATABASE, read_without_closing
+from spool.home import Paths, private_folder, read_bounded, write_new
+from spool.queue import DATABASE, Account, FileLock, Queue, Row, read_without_closing
 
 __all__ = ["Inspected", "inspect_queue", "look_at_files", "look_at_home", "names", "scratch", "try_canary", "try_lock"]
 

@@ -30,14 +30,12 @@ from flusher.schedule.method import stale
 from flusher.schedule.planner import look_at_all, tool
 from flusher.schedule.timetable import entry_name
 from spool.beside import aside
-from spool.consent.identity import consent
+from spool.consent import consent
 from spool.errors import ConfigurationError, SpoolError
 from spool.event import compose, envelope, freeze, host_facts
-from spool.home.mounts import file_system, is_network
-from spool.home.paths import Paths
+from spool.home import Paths, file_system, is_network
 from spool.launch.destination import Destination, check_host, resolve
-from spool.queue import Row
-from spool.queue.cache import sqlite_facts
+from spool.queue import Row, sqlite_facts
 from spool.settings import VERSION, Limits, env_prefix, is_set
 
 __all__ = ["examine"]

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from spool.consent.identity import read_stored
+from spool.consent import read_stored
 from spool.exception.redaction import redact, whereabouts
-from spool.home.mounts import file_system
-from spool.home.paths import Paths
-from spool.queue.cache import sqlite_facts
+from spool.home import Paths, file_system
+from spool.queue import sqlite_facts
 from spool.settings import VERSION
 
 __all__ = ["Finding", "State", "as_object", "exit_code"]

@@ -14,7 +14,7 @@ from flusher.counts import DELAYS
 from flusher.letters import Letter, dead, waiting
 from flusher.report.status import Status, collect
 from flusher.text import printable
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 
 __all__ = ["EventGroup", "Facts", "Payload", "by_time", "gather_facts"]

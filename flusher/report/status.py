@@ -14,9 +14,9 @@ from flusher.schedule.method import Plan
 from flusher.schedule.planner import look
 from flusher.text import moment
 from spool.beside import aside
-from spool.consent.identity import Identity, consent
+from spool.consent import Identity, consent
 from spool.errors import ConfigurationError, SpoolError
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.launch.destination import resolve
 from spool.queue import Account
 

@@ -12,7 +12,7 @@ from typing import Any
 from flusher.schedule.method import Installed, call, is_there, next_by_clock, put_back, refusals_named
 from flusher.schedule.timetable import Entry, Timetable
 from spool.errors import ConfigurationError
-from spool.home.files import read_bounded, write_atomic
+from spool.home import read_bounded, write_atomic
 
 __all__ = ["Launchd", "plist"]
 

@@ -18,9 +18,9 @@ from flusher.schedule.launchd import Launchd
 from flusher.schedule.method import Installed, Method, Plan
 from flusher.schedule.systemd import Systemd
 from flusher.schedule.timetable import Entry, Timetable, check_words, entry_name, parse_every
-from spool.consent.identity import read_stored
+from spool.consent import read_stored
 from spool.errors import ConfigurationError
-from spool.home.paths import Paths, resolve_home
+from spool.home import Paths, resolve_home
 from spool.launch.start import command
 
 __all__ = ["METHODS", "Change", "install", "look", "look_at_all", "remove", "tool"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from flusher.schedule.method import Installed, call, is_there, next_by_clock, put_back, refusals_named
 from flusher.schedule.timetable import Entry, Timetable
 from spool.errors import ConfigurationError
-from spool.home.files import read_bounded, write_atomic
+from spool.home import read_bounded, write_atomic
 
 __all__ = ["Systemd", "exec_start", "read_exec_start", "service", "timer"]
 

@@ -40,7 +40,7 @@ def off(home: str) -> dict[str, float]:
 
 def opening(home: str) -> dict[str, float]:
     """Time the open of an existing queue: what the first look into it takes more than the ones after."""
-    from spool.home.paths import Paths
+    from spool.home import Paths
     from spool.queue import Queue
 
     with TemporaryDirectory() as other:  # loads the modules
@@ -77,7 +77,7 @@ def opening_by_diskcache(home: str) -> dict[str, float]:
 def launch(home: str) -> dict[str, float]:
     """Time what a host does to start a flusher that is due, after a capture."""
     from spool import Telemetry
-    from spool.home.paths import Paths
+    from spool.home import Paths
     from spool.launch.start import launch_if_due
 
     telemetry = Telemetry("bench", "1.0.0", "phc_bench", os.environ["BENCH_HOST"], home, flush="never")

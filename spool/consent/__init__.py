@@ -5,14 +5,16 @@ needed once in the life of an install stands in modules of its own: `first_run`,
 """
 
 from spool.consent.identity import Consent, ConsentCache, Identity, consent, decide_for_all, project_id, read_stored
-from spool.consent.rule import FileState, opted_out_by
+from spool.consent.rule import FileState, HomeState, decide, opted_out_by
 
 __all__ = [
     "Consent",
     "ConsentCache",
     "FileState",
+    "HomeState",
     "Identity",
     "consent",
+    "decide",
     "decide_for_all",
     "opted_out_by",
     "project_id",

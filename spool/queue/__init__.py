@@ -5,9 +5,22 @@ Importing this loads diskcache, filelock and sqlite3: the first capture does, an
 """
 
 from spool.queue.account import Account
+from spool.queue.cache import DATABASE, read_without_closing, sqlite_facts
 from spool.queue.interrupts import signals_held
 from spool.queue.lock import FileLock
-from spool.queue.queue import Queue
+from spool.queue.queue import CHUNK, REFUSED, Queue
 from spool.queue.transaction import DeadLetter, Row
 
-__all__ = ["Account", "DeadLetter", "FileLock", "Queue", "Row", "signals_held"]
+__all__ = [
+    "CHUNK",
+    "DATABASE",
+    "REFUSED",
+    "Account",
+    "DeadLetter",
+    "FileLock",
+    "Queue",
+    "Row",
+    "read_without_closing",
+    "signals_held",
+    "sqlite_facts",
+]

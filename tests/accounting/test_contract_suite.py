@@ -22,8 +22,7 @@ from flusher.report.status import collect
 from flusher.run import run
 from spool import Limits, Receipt, Telemetry
 from spool.beside import aside
-from spool.home.files import private_folder
-from spool.home.paths import Paths
+from spool.home import Paths, private_folder
 from spool.queue import FileLock
 from spool.settings import Durability
 from tests.support.local_posthog import LocalPostHog

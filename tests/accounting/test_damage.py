@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.queue import Queue
-from spool.queue.cache import DATABASE
+from spool.queue import DATABASE, Queue
 from tests.support.damage import Before, check, fill, go_on, quarantined, sql
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import SILENT

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from spool.home.paths import Paths
-from spool.queue import Queue
-from spool.queue.cache import DATABASE
+from spool.home import Paths
+from spool.queue import DATABASE, Queue
 from tests.support.damage import REFUSED, Before, check, fill, go_on, quarantined, sql, text
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import SILENT, flush, run_python, status

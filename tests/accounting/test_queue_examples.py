@@ -15,9 +15,8 @@ import pytest
 from flusher.absorb import absorb
 from spool.beside import aside
 from spool.beside.loss_notes import LossNotes, Note, notes, parse
-from spool.home.files import private_folder
-from spool.home.paths import Paths
-from spool.queue.queue import CHUNK, Queue
+from spool.home import Paths, private_folder
+from spool.queue import CHUNK, Queue
 from spool.queue.rows import encode
 from spool.queue.transaction import DEAD_LIMIT
 from spool.settings import Limits

@@ -19,7 +19,7 @@ import pytest
 
 from flusher.context import Result
 from flusher.report.status import collect
-from spool.home.paths import Paths
+from spool.home import Paths
 
 # The SDK is needed by the example alone: without it, the rest of the suite still runs.
 pytest.importorskip("mcp", reason="the official MCP SDK is not installed")

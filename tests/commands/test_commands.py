@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flusher.report.status import Status, collect
-from spool.home.paths import Paths
+from spool.home import Paths
 from tests.support.forks import run_forked
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import environment, flush_json, run_python, start_python

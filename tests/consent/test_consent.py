@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from spool import Telemetry
-from spool.consent import consent
-from spool.consent.rule import FileState, HomeState, decide
+from spool.consent import FileState, HomeState, consent, decide
 from spool.errors import ConsentChangedError
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 from spool.settings import is_set
 from tests.support.local_posthog import LocalPostHog, slow

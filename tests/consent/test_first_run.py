@@ -14,8 +14,7 @@ from uuid import UUID
 import pytest
 
 from spool import Telemetry
-from spool.consent.identity import read_stored
-from spool.consent.rule import FileState
+from spool.consent import FileState, read_stored
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, environment, flush_json, run_python, start_python, status
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spool import Telemetry
-from spool.home.paths import Paths
+from spool.home import Paths
 from tests.support.captures import spool_events
 from tests.support.local_posthog import (
     Answer,

@@ -13,8 +13,8 @@ import pytest
 import typer
 
 from spool import Telemetry
-from spool.consent.identity import decide_for_all
-from spool.home.paths import Paths
+from spool.consent import decide_for_all
+from spool.home import Paths
 from tests.support.errors import load_module, raised
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, flush_json

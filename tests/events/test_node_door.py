@@ -21,8 +21,8 @@ from flusher.report.status import collect
 from spool import Telemetry
 from spool.beside import aside
 from spool.catalogue import COMMON
-from spool.consent.identity import consent, read_stored
-from spool.home.paths import Paths, resolve_home
+from spool.consent import consent, read_stored
+from spool.home import Paths, resolve_home
 from spool.settings import VERSION
 from tests.support.local_posthog import LocalPostHog
 from tests.support.mounts import NEEDS_EXT4, NEEDS_ROOT, cut_power, make_image, mounted_image, tmpfs

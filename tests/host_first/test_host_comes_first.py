@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from spool import Limits, Telemetry
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import FileLock
 from tests.support.processes import environment, run_python, status
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.home.mounts import is_network
+from spool.home import is_network
 from tests.support.host import NOBODY, Host, all_arrive
 from tests.support.local_posthog import LocalPostHog
 from tests.support.mounts import NEEDS_ROOT

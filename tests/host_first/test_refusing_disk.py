@@ -18,7 +18,7 @@ from uuid import UUID
 
 import pytest
 
-from spool.home.paths import Paths
+from spool.home import Paths
 from tests.support.local_posthog import LocalPostHog
 from tests.support.look import View, capture, look
 from tests.support.processes import environment, flush_json, status

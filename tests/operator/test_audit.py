@@ -15,8 +15,8 @@ from flusher.report.audit import Silent, audit, told
 from spool import Telemetry
 from spool.beside.sightings import ENOUGH, Ran, Sighting, Version, add, note, read
 from spool.catalogue import Catalogue, Event
-from spool.consent.identity import decide_for_all
-from spool.home.paths import Paths
+from spool.consent import decide_for_all
+from spool.home import Paths
 from tests.support.processes import ROOT, environment, flush, flush_json, run_python, start_python
 
 sys.path.insert(0, str(ROOT / "scripts" / "ktx"))

@@ -18,7 +18,7 @@ import pytest
 
 from flusher.doctor.disk import inspect_queue, scratch
 from flusher.doctor.finding import Finding, State, exit_code
-from spool.home.paths import Paths
+from spool.home import Paths
 from tests.support.examination import doctor, examined, sound, tree
 from tests.support.local_posthog import Answer, LocalPostHog, html, json_body, redirect, status
 from tests.support.processes import KEY, environment, flush

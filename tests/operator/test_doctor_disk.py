@@ -20,7 +20,7 @@ from flusher.doctor.checks import FileFacts
 from flusher.schedule.cron import daemon_runs
 from flusher.schedule.method import Installed
 from flusher.schedule.timetable import entry_name
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 from tests.support import damage
 from tests.support.crontabs import NEEDS_CRON, Crontabs

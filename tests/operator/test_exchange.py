@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 from tests.support.captures import spool_named
 from tests.support.letters import kill_some, listed, put_aside

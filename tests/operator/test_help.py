@@ -17,7 +17,7 @@ import typer
 from flusher.cli import app
 from flusher.letters import waiting
 from spool import Telemetry
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, environment

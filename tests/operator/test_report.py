@@ -17,7 +17,7 @@ from flusher.counts import DELAYS
 from flusher.report.facts import by_time
 from flusher.report.page import bars, columns
 from spool.beside import aside
-from spool.home.paths import Paths
+from spool.home import Paths
 from tests.support.captures import spool_named
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import environment, flush, flush_json

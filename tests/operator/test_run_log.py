@@ -16,7 +16,7 @@ import pytest
 
 from flusher.counts import DELAYS, DeliveryCounts
 from flusher.journal import MOST_BYTES, LoggedRun, append, logged_runs
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Row
 from spool.settings import VERSION
 from tests.support.captures import spool_named

@@ -15,7 +15,7 @@ import pytest
 
 from spool import Telemetry
 from spool.catalogue import Catalogue, Event
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.ktx_events import CATALOGUE
 from spool.launch.destination import host_catalogue
 from tests.support.local_posthog import LocalPostHog

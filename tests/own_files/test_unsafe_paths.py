@@ -13,7 +13,7 @@ from flusher.context import Context, Options, RunReport
 from flusher.report.status import collect
 from flusher.run import run
 from spool import Telemetry
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import FileLock
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, environment, run_python

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.home.paths import Paths
+from spool.home import Paths
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import environment, run_python, start_python
 

@@ -19,7 +19,7 @@ import pytest
 
 from spool import Limits, Telemetry
 from spool.exception.redaction import redact
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 from spool.settings import VERSION
 from tests.support.damage import text

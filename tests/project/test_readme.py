@@ -19,7 +19,7 @@ import pytest
 
 from flusher.report.status import collect
 from spool import Telemetry
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Account, Queue
 from tests.support.crontabs import NEEDS_CRON, Crontabs
 from tests.support.documents import DOCUMENTS, Block, blocks

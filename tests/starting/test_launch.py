@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.launch.start import child_environment, is_due, waits
 from spool.settings import GUARD
 from tests.support.local_posthog import LocalPostHog, hang

@@ -15,9 +15,8 @@ from flusher.absorb import absorb
 from flusher.context import Context, Options, Result
 from flusher.run import run
 from spool import Receipt, Telemetry
-from spool.home.paths import Paths
-from spool.queue import Account, Queue
-from spool.queue.cache import DATABASE
+from spool.home import Paths
+from spool.queue import DATABASE, Account, Queue
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from flusher.report.status import collect
 from spool import Receipt
-from spool.home.paths import Paths
+from spool.home import Paths
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import ROOT, environment, flush_json
 

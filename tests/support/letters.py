@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from spool.beside import aside
-from spool.home.paths import Paths
+from spool.home import Paths
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import flush, flush_json
 

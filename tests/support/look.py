@@ -9,8 +9,8 @@ from typing import NamedTuple
 from flusher.absorb import absorb
 from spool import Telemetry
 from spool.beside import aside
-from spool.consent.identity import consent
-from spool.home.paths import Paths
+from spool.consent import consent
+from spool.home import Paths
 from spool.launch.destination import host_catalogue
 from spool.queue import Account, Queue
 

@@ -6,8 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from spool.queue import Account
-from spool.queue.transaction import DeadLetter, Row
+from spool.queue import Account, DeadLetter, Row
 from spool.settings import Limits
 
 __all__ = ["Model", "event"]

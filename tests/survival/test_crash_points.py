@@ -18,7 +18,7 @@ from uuid import UUID
 import pytest
 
 from spool.beside import aside
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import Queue
 from tests.support.look import View, capture, look, put_aside
 from tests.support.strace import Nursery, attached, needs_strace

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from flusher.absorb import absorb
-from spool.home.paths import Paths
+from spool.home import Paths
 from spool.queue import FileLock, Queue
 from tests.support.local_posthog import LocalPostHog, accept_then_hang
 from tests.support.mounts import NEEDS_EXT4, commit_journal, cut_power, make_image, mounted_image
