@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from flusher.commands import (
-    audit,
-    doctor,
-    enable_disable,
-    export_import,
-    list_show,
-    report,
-    retry_purge,
-    run,
-    schedule,
-    status,
-)
+from flusher.commands.enable_disable import disable_command, enable_command
+from flusher.commands.events import list_command, purge_command, retry_command, show_command
+from flusher.commands.export_import import export_command, import_command
+from flusher.commands.health import audit_command, doctor_command, status_command
+from flusher.commands.report import report_command
+from flusher.commands.run import run_command
+from flusher.commands.schedule import schedule
 from flusher.commands.shared import complain
 from spool.errors import ConfigurationError, SpoolError
 from spool.home import Paths, resolve_home
@@ -29,18 +25,21 @@ __all__ = ["app", "main"]
 
 _USAGE, _INTERNAL = 2, 1
 # In the order of the help.
-_COMMANDS = (
-    run,
-    status,
-    enable_disable,
-    list_show,
-    retry_purge,
-    export_import,
-    report,
-    schedule,
-    doctor,
-    audit,
-)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run_command,
+    "status": status_command,
+    "enable": enable_command,
+    "disable": disable_command,
+    "list": list_command,
+    "show": show_command,
+    "retry": retry_command,
+    "purge": purge_command,
+    "export": export_command,
+    "import": import_command,
+    "report": report_command,
+    "doctor": doctor_command,
+    "audit": audit_command,
+}
 
 app = typer.Typer(
     name="ktx-flush",
@@ -124,5 +123,6 @@ def _fail(code: int, line: str) -> int:
     return code
 
 
-for command in _COMMANDS:
-    command.register(app)
+for name, command in _COMMANDS.items():
+    app.command(name)(command)
+app.add_typer(schedule, name="schedule")

@@ -1,1 +1,1 @@
-"""The commands of `ktx-flush`: a module for each, or for two that belong together, with `register(app)` for `cli`."""
+"""The commands of `ktx-flush`, each a function; `cli` has the table of their names."""

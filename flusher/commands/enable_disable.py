@@ -9,13 +9,7 @@ from flusher.text import counted
 from spool.consent import decide_for_all
 from spool.consent.opt_out import wipe
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command("enable")(enable_command)
-    app.command("disable")(disable_command)
+__all__ = ["disable_command", "enable_command"]
 
 
 def enable_command(context: typer.Context, quiet: Quiet = False) -> None:

@@ -15,16 +15,10 @@ from spool.home import Paths
 from spool.launch.destination import host_limits
 from spool.queue import Queue
 
-__all__ = ["register"]
+__all__ = ["export_command", "import_command"]
 
 _STANDARD = "-"
 _REJECTED = 3
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command("export")(export_command)
-    app.command("import")(import_command)
 
 
 def export_command(

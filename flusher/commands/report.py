@@ -16,14 +16,9 @@ from spool.home import Paths, private_folder, read_bounded, write_atomic
 if TYPE_CHECKING:
     from flusher.report.facts import Facts
 
-__all__ = ["register"]
+__all__ = ["report_command"]
 
 _LARGEST_PAGE_BYTES = 100_000_000
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("report")(report_command)
 
 
 def report_command(  # noqa: PLR0913 - the options of the contract

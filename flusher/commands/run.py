@@ -17,12 +17,7 @@ from flusher.text import counted, printable
 from spool.home import Paths
 from spool.settings import GUARD
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("run")(run_command)
+__all__ = ["run_command"]
 
 
 def run_command(  # noqa: PLR0913 - the options of the contract

@@ -11,17 +11,9 @@ from flusher.commands.shared import Json, identity_of, print_json, say
 from spool.consent import opted_out_by
 from spool.errors import ConfigurationError
 
-__all__ = ["register"]
+__all__ = ["schedule"]
 
 schedule = typer.Typer(help="Have events delivered regularly: by cron, a systemd timer or a launchd agent.")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    schedule.command("install")(install_command)
-    schedule.command("remove")(remove_command)
-    schedule.command("show")(show_command)
-    app.add_typer(schedule, name="schedule")
 
 
 def install_command(
@@ -89,3 +81,8 @@ def show_command(context: typer.Context, as_json: Json = False) -> None:
         print_plan(plan, tool(name, paths, os.environ))
     if plan.problem:
         raise ConfigurationError(plan.problem)
+
+
+schedule.command("install")(install_command)
+schedule.command("remove")(remove_command)
+schedule.command("show")(show_command)

@@ -15,6 +15,7 @@ import pytest
 from tests.support.documents import blocks
 from tests.support.processes import ROOT, environment
 
+IMPORT, ROW = "from flusher.commands.where import where_command\n", '    "where": where_command,\n'
 CODE = {block.name: block.text for block in blocks("CONTRIBUTING.md") if "/" in block.name}
 
 
@@ -51,8 +52,8 @@ def test_a_command_is_added_by_what_the_page_says(project: Path) -> None:
     """The module, its registration, its test, its line in the README; the help's examples run, too."""
     for name in ("flusher/commands/where.py", "tests/operator/test_where.py"):
         (project / name).write_text(CODE[name])
-    change(project / "flusher" / "cli.py", r"^from flusher\.commands import \([\w,\s]+,\n", "    where,\n")
-    change(project / "flusher" / "cli.py", r"^_COMMANDS = \([\w,\s]+,\n", "    where,\n")
+    change(project / "flusher" / "cli.py", r"^from flusher\.commands\.shared import \w+\n", IMPORT)
+    change(project / "flusher" / "cli.py", r"^_COMMANDS: [^{]+{[^}]+,\n", ROW)
     assert run(project, "-m", "ruff", "check", "flusher", "tests/operator/test_where.py").returncode == 0
     change(project / "README.md", r"^## Looking\n\n```sh\n", "ktx-flush --app mycli where\n")
     tests = [f"tests/{name}.py" for name in ("operator/test_where", "operator/test_help", "project/test_documents")]
