@@ -10,10 +10,11 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+from flusher.delivery.gather import batches
 from spool.beside import aside, loss_notes
 from spool.consent import first_run
 from spool.errors import EventTooLargeError, InvalidEventError, SpoolError
@@ -22,14 +23,13 @@ from spool.home import Paths, private_folder, read_bounded, write_new
 from spool.queue import CHUNK, REFUSED, Queue
 from spool.settings import MOST_EVENT_BYTES
 
-__all__ = ["Taken", "absorb", "chunks"]
+__all__ = ["Taken", "absorb"]
 
 # What will not read better tomorrow: a folder, a link, a file larger than any event.
 _NEVER = {errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO}
 _STALE_S = 24 * 3600.0
+# What one transaction of the absorbing, and the memory of one process, should take.
 _CHUNK_BYTES = 8 * 1024 * 1024
-
-_Item = TypeVar("_Item")
 
 
 class Taken(NamedTuple):
@@ -59,27 +59,13 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None, catalogue:
             _remove(paths.aside / name)
     queue.forget_absorbed()
     total = rejected = 0
-    for chunk in chunks(_sized(aside.files(paths)), lambda file: file[1], _CHUNK_BYTES):
+    for chunk in batches(_sized(aside.files(paths)), lambda file: file[1], CHUNK, _CHUNK_BYTES):
         taken = _absorb_chunk(paths, queue, [path for path, _size in chunk], catalogue)
         total, rejected = total + taken.events, rejected + taken.rejected
     _absorb_notes(paths, queue)
     queue.forget_absorbed()
     _sweep(paths)
     return Taken(total, rejected)
-
-
-def chunks(items: Iterable[_Item], size_of: Callable[[_Item], int], most_bytes: int) -> Iterator[list[_Item]]:
-    """Cut items into as many as one transaction, and one process's memory, should take."""
-    chunk: list[_Item] = []
-    size = 0
-    for item in items:
-        chunk.append(item)
-        size += size_of(item)
-        if len(chunk) >= CHUNK or size >= most_bytes:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
 
 
 def _sized(files: Iterable[Path]) -> Iterator[tuple[Path, int]]:

@@ -9,15 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from flusher.absorb import chunks
 from flusher.context import no_flusher
-from flusher.delivery.gather import BATCH_BYTES
+from flusher.delivery.gather import batches
 from flusher.letters import dead, uuid_of, waiting
 from flusher.text import printable
 from spool.errors import LockBusyError
 from spool.event import check_stored, normalise
 from spool.home import Paths, private_folder
-from spool.queue import Queue
+from spool.queue import CHUNK, Queue
 
 __all__ = ["Import", "export_events", "import_events"]
 
@@ -66,7 +65,7 @@ def import_events(
     try:
         with no_flusher(paths, _LOCK_WAIT_S), closing(_Seen(paths, queue)) as seen:
             events = _events(file, seen, result, refuse, queue.limits.max_event_bytes)
-            for chunk in chunks(events, len, BATCH_BYTES):
+            for chunk in batches(events, len, CHUNK):
                 result.off = switched_off()
                 if result.off:
                     break

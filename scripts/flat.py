@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from flusher.context import BATCH_SIZE  # noqa: E402 - found through the line above
-from flusher.delivery.gather import batches  # noqa: E402 - as above
+from flusher.delivery.gather import batches, text_size  # noqa: E402 - as above
 from spool.home import Paths  # noqa: E402 - see above
 from spool.queue import Queue  # noqa: E402 - see above
 from spool.settings import Limits  # noqa: E402 - see above
@@ -56,7 +56,7 @@ def fill(folder: Path, count: int) -> Queue:
 
 def first_batch(queue: Queue) -> None:
     """Read what one request would carry."""
-    assert len(next(batches(queue.gather()))) == BATCH_SIZE  # noqa: S101 - a measurement of nothing is worth nothing
+    assert len(next(batches(queue.gather(), text_size))) == BATCH_SIZE  # noqa: S101 - a measurement of nothing is worth nothing
 
 
 OPERATIONS: dict[str, Callable[[Queue], object]] = {
@@ -97,7 +97,7 @@ def memory_bytes() -> int:
 def drain(queue: Queue) -> tuple[int, float, int]:
     """Settle everything in batches; give how many, the seconds, and by how much the memory grew meanwhile."""
     started, before, peak, settled = time.perf_counter(), memory_bytes(), 0, 0
-    for batch in batches(queue.gather()):
+    for batch in batches(queue.gather(), text_size):
         settled += queue.settle(batch)
         peak = max(peak, memory_bytes())
     return settled, time.perf_counter() - started, max(0, peak - before)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Protocol
 
 from flusher.context import REJECTED_REASON, Context, Result
 from flusher.delivery.backoff import in_run_wait_s
-from flusher.delivery.gather import batches
+from flusher.delivery.gather import batches, text_size
 from flusher.delivery.verdict import Action, Answer, Verdict, judge
 from spool.queue import Queue, Row
 
@@ -53,7 +54,8 @@ class Drain:
         self._max_retries = max_retries
         self._queue = queue
         self._courier = courier
-        self._source = batches(queue.gather(), context.options.batch_size, most=context.options.max_events)
+        events = islice(queue.gather(), context.options.max_events)
+        self._source = batches(events, text_size, context.options.batch_size)
         # Acknowledged, and not yet taken out: that happens while the next request is under way.
         self._unsettled: list[Row] = []
         # Halves of a batch that was rejected go before everything else.

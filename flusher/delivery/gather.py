@@ -1,36 +1,40 @@
-"""Batches of pending events, bounded in events and in bytes."""
+"""Batches, bounded in number and in bytes: of events for a request, of files and lines for a transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from flusher.context import BATCH_SIZE
 from spool.queue import Row
 
-__all__ = ["BATCH_BYTES", "batches"]
+__all__ = ["BATCH_BYTES", "batches", "text_size"]
 
 # The SDKs send at most 5 MiB; the server takes 20. An event is under 1 MB, so one more always fits.
 BATCH_BYTES = 4 * 1024 * 1024
 
+_Item = TypeVar("_Item")
+
 
 def batches(
-    events: Iterable[Row],
-    batch_size: int = BATCH_SIZE,
-    max_bytes: int = BATCH_BYTES,
-    most: int | None = None,
-) -> Iterator[list[Row]]:
-    """Cut the events into batches of at most `batch_size` events and `max_bytes` of text, `most` in all.
+    items: Iterable[_Item], size_of: Callable[[_Item], int], most: int = BATCH_SIZE, max_bytes: int = BATCH_BYTES
+) -> Iterator[list[_Item]]:
+    """Cut the items into batches of at most `most` items and `max_bytes` bytes, as `size_of` counts them.
 
-    One event over `max_bytes` makes a batch of its own. Nothing is read ahead of what is asked for.
+    One item over `max_bytes` makes a batch of its own. No more than one item is read ahead.
     """
-    batch: list[Row] = []
+    batch: list[_Item] = []
     size = 0
-    for event in islice(events, most):
-        if batch and (len(batch) >= batch_size or size + len(event.text) > max_bytes):
+    for item in items:
+        if batch and (len(batch) >= most or size + size_of(item) > max_bytes):
             yield batch
             batch, size = [], 0
-        batch.append(event)
-        size += len(event.text)
+        batch.append(item)
+        size += size_of(item)
     if batch:
         yield batch
+
+
+def text_size(event: Row) -> int:
+    """Give the bytes of an event's text, which is ASCII."""
+    return len(event.text)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, dataclass_transform
 
 from msgspec import UNSET, Meta, Struct, StructMeta, UnsetType, field
 
-from spool.catalogue.schema import DIALECT, Schema, complaint, plain, printable, struct_schema, suggestion
+from spool.catalogue.schema import DIALECT, Schema, complaint, plain, readable, struct_schema, suggestion
 from spool.errors import InvalidEventError
 
 __all__ = ["COMMON", "OWN_EVENTS", "UNSET", "Catalogue", "Common", "Event", "Meta", "UnsetType", "name_of"]
@@ -162,7 +162,7 @@ class Catalogue:
                 raise InvalidEventError(f"{event}: its class can't be read: {error}") from error
         if event in OWN_EVENTS:
             return _UNJUDGED
-        raise InvalidEventError(f"{printable(event)}: unknown event; {suggestion(event, self._classes)}")
+        raise InvalidEventError(f"{readable(event)}: unknown event; {suggestion(event, self._classes)}")
 
     def _complete(self, event: str) -> Schema:
         """Give the schema of an event with the common fields before its own."""

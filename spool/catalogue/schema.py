@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from msgspec import Meta, Struct, UnsetType, structs
 
-__all__ = ["DIALECT", "Schema", "complaint", "plain", "printable", "struct_schema", "suggestion"]
+__all__ = ["DIALECT", "Schema", "complaint", "plain", "readable", "struct_schema", "suggestion"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
@@ -137,9 +137,9 @@ def _other(schema: Schema, fields: Schema, name: object, value: object) -> str:
     if not isinstance(name, str):
         return f": expected names that are text, got {_got(name)}"
     if others is False:
-        return f".{printable(name)}: unknown field; {suggestion(name, fields)}"
+        return f".{readable(name)}: unknown field; {suggestion(name, fields)}"
     found = "" if others is True else complaint(others, value)
-    return f".{printable(name)}{found}" if found else ""
+    return f".{readable(name)}{found}" if found else ""
 
 
 def _array(schema: Schema, value: object) -> str:
@@ -260,10 +260,10 @@ def _got(value: object) -> str:
         return "one beyond a double" if isinstance(value, int) else f"{float(value)}"
     if isinstance(value, list | tuple):
         return f"an array of length {len(value)}"
-    return "an object" if isinstance(value, Mapping) else printable(type(value).__name__)
+    return "an object" if isinstance(value, Mapping) else readable(type(value).__name__)
 
 
-def printable(name: object) -> str:
+def readable(name: object) -> str:
     """Give a name that somebody made up as it is, or in quotes and cut where one could not read it."""
     plainly = isinstance(name, str) and name.isascii() and name.isidentifier() and len(name) <= _READABLE
     return str(name) if plainly else ascii(name)[:_READABLE]

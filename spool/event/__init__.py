@@ -4,9 +4,8 @@
 `check_stored` and `normalise` are for events that somebody else wrote.
 """
 
-from spool.event.build import Event, compose, encode_message, freeze, rfc3339
+from spool.event.build import Event, check_stored, compose, encode_message, freeze, normalise, rfc3339
 from spool.event.envelope import envelope, host_facts
-from spool.event.stored import check_stored, normalise
 
 __all__ = [
     "Event",

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 from spool.errors import EventTooLargeError, InvalidEventError
 
-__all__ = ["MAX_DISTINCT_ID", "MAX_EVENT_NAME", "Event", "compose", "encode_message", "freeze", "rfc3339"]
+__all__ = ["Event", "check_stored", "compose", "encode_message", "freeze", "normalise", "rfc3339"]
 
 # PostHog drops what is longer.
-MAX_DISTINCT_ID = 200
-MAX_EVENT_NAME = 200
+_MAX_DISTINCT_ID = 200
+_MAX_EVENT_NAME = 200
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 # Deeper than any event, and far from where the parsers on the way give up.
 _MAX_DEPTH = 100
@@ -47,10 +47,10 @@ def compose(  # noqa: PLR0913 - the parts of an event, by name
 
     Raises InvalidEventError for what is no event.
     """
-    if not isinstance(event, str) or not event.strip() or len(event) > MAX_EVENT_NAME:
-        raise InvalidEventError(f"an event's name is a text of 1 to {MAX_EVENT_NAME} characters, not {event!r:.80}")
-    if not isinstance(distinct_id, str) or not distinct_id or len(distinct_id) > MAX_DISTINCT_ID:
-        raise InvalidEventError(f"{event}: distinct_id is a text of 1 to {MAX_DISTINCT_ID} characters")
+    if not isinstance(event, str) or not event.strip() or len(event) > _MAX_EVENT_NAME:
+        raise InvalidEventError(f"an event's name is a text of 1 to {_MAX_EVENT_NAME} characters, not {event!r:.80}")
+    if not isinstance(distinct_id, str) or not distinct_id or len(distinct_id) > _MAX_DISTINCT_ID:
+        raise InvalidEventError(f"{event}: distinct_id is a text of 1 to {_MAX_DISTINCT_ID} characters")
     if properties is not None and not isinstance(properties, Mapping):
         raise InvalidEventError(f"{event}: properties are a mapping, not {type(properties).__name__}")
     return {
@@ -137,3 +137,42 @@ def _clean(value: Any, depth: int = 0) -> Any:
     if isinstance(value, uuids.UUID):
         return str(value)
     return value
+
+
+# -- events that somebody else wrote: a file aside, an import -------------------------------------------------
+
+
+def check_stored(text: str) -> dict[str, Any]:
+    """Parse an event that somebody else wrote (an aside file, an import); InvalidEventError if it is none.
+
+    Holds what PostHog's batch endpoint demands of an event: one malformed event would fail a whole batch.
+    """
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidEventError(f"no JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise InvalidEventError("no JSON object")
+    for name in ("uuid", "event", "distinct_id", "timestamp"):
+        if not isinstance(message.get(name), str) or not message[name].strip():
+            raise InvalidEventError(f"{name} is missing or no text")
+    if not isinstance(message.get("properties"), dict):
+        raise InvalidEventError("properties are missing or no object")
+    if len(message["distinct_id"]) > _MAX_DISTINCT_ID or len(message["event"]) > _MAX_EVENT_NAME:
+        raise InvalidEventError("event or distinct_id is too long")
+    try:
+        if str(uuids.UUID(message["uuid"])) != message["uuid"]:
+            raise InvalidEventError("uuid is not written in lower case with hyphens")
+        if datetime.fromisoformat(message["timestamp"]).tzinfo is None:
+            raise InvalidEventError("timestamp has no time zone")
+    except ValueError as error:
+        raise InvalidEventError(f"uuid or timestamp doesn't read: {error}") from error
+    return message
+
+
+def normalise(message: Mapping[str, Any]) -> str:
+    """Write a checked event of somebody else as the queue wants it: ASCII, properties last, not empty."""
+    properties = {"$lib": "ktx-spool", **message["properties"], "$ignore_sent_at": True}
+    properties.pop("spool_sequence", None)
+    head = {name: message[name] for name in ("uuid", "event", "distinct_id", "timestamp")}
+    return encode_message({**head, "properties": properties})

@@ -8,6 +8,7 @@ import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from spool.errors import UnsafePathError
 
@@ -27,7 +28,7 @@ __all__ = [
 Signature = tuple[int, int, int]
 
 # A file of state or one event: an event is at most 900 kB, twice that is no file of ours.
-MAX_FILE_BYTES = 2_000_000
+_MAX_FILE_BYTES = 2_000_000
 _FOLDER_MODE = 0o700
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
@@ -51,15 +52,15 @@ def private_folder(path: Path) -> bool:
         os.makedirs(path.parent, _FOLDER_MODE, exist_ok=True)
         with suppress(FileExistsError):  # another first run was faster
             os.mkdir(path, _FOLDER_MODE)
-    check_owned(path, os.lstat(path), stat.S_ISDIR, "folder")
+    _check_owned(path, os.lstat(path), "folder")
     if os.name == "posix" and stat.S_IMODE(os.lstat(path).st_mode) != _FOLDER_MODE:
         os.chmod(path, _FOLDER_MODE)
     return made
 
 
-def check_owned(path: Path | str, status: os.stat_result, kind_of: object, kind: str) -> None:
-    """Raise UnsafePathError unless `status` is of the kind expected, ours, and (a file) linked once."""
-    if not callable(kind_of) or not kind_of(status.st_mode):
+def _check_owned(path: Path | str, status: os.stat_result, kind: Literal["file", "folder"]) -> None:
+    """Raise UnsafePathError unless `status` is of this kind, ours, and (a file) linked once."""
+    if not (stat.S_ISDIR if kind == "folder" else stat.S_ISREG)(status.st_mode):
         raise UnsafePathError(f"{path} is no plain {kind}: it is left alone")
     if _euid() is not None and status.st_uid != _euid():
         raise UnsafePathError(f"{path} belongs to another user: it is left alone")
@@ -71,7 +72,7 @@ def refuse_links(folder: Path) -> None:
     """Raise UnsafePathError if a file of the folder is a link, has a second name or another owner."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            check_owned(entry.path, entry.stat(follow_symlinks=False), stat.S_ISREG, "file")
+            _check_owned(entry.path, entry.stat(follow_symlinks=False), "file")
 
 
 def open_own(path: Path | str, flags: int) -> int:
@@ -83,7 +84,7 @@ def open_own(path: Path | str, flags: int) -> int:
             raise UnsafePathError(f"{path} is a link: it is left alone") from error
         raise
     try:
-        check_owned(path, os.fstat(descriptor), stat.S_ISREG, "file")
+        _check_owned(path, os.fstat(descriptor), "file")
         if sys.platform != "win32":
             os.fchmod(descriptor, 0o600)
     except BaseException:
@@ -92,7 +93,7 @@ def open_own(path: Path | str, flags: int) -> int:
     return descriptor
 
 
-def read_bounded(path: Path, limit: int = MAX_FILE_BYTES, *, follow: bool = True) -> bytes:
+def read_bounded(path: Path, limit: int = _MAX_FILE_BYTES, *, follow: bool = True) -> bytes:
     """Give the whole of a small file. Raises OSError, with EFBIG over `limit` and EISDIR for no plain file."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags if follow else flags | _NOFOLLOW)

@@ -74,7 +74,7 @@ def waits(paths: Paths) -> bool:
         flushed = os.stat(paths.flush_state).st_mtime_ns
     except OSError:
         flushed = 0
-    for path in (paths.queue / "cache.db-wal", paths.queue / "cache.db", paths.aside, paths.spans):
+    for path in (paths.log, paths.database, paths.aside, paths.spans):
         with suppress(OSError):
             if os.stat(path).st_mtime_ns > flushed:
                 return True
