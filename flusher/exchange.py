@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from flusher.context import no_flusher
 from flusher.delivery.gather import batches
-from flusher.letters import dead, uuid_of, waiting
+from flusher.events import dead, uuid_of, waiting
 from flusher.text import printable
 from spool.errors import LockBusyError
 from spool.event import check_stored, normalise
@@ -28,8 +28,8 @@ _LOCK_WAIT_S = 10.0
 def export_events(paths: Paths, queue: Queue, file: BinaryIO) -> int:
     """Write what waits, but no dead letters; nothing is removed. Gives how many events that were."""
     count = 0
-    for letter in waiting(paths, queue):
-        file.write(letter.text.encode("ascii") + b"\n")
+    for event in waiting(paths, queue):
+        file.write(event.text.encode("ascii") + b"\n")
         count += 1
     file.flush()
     return count
@@ -84,8 +84,8 @@ class _Seen:
         self._database.execute("create table seen (uuid blob primary key) without rowid")
         self._database.execute("begin")
         for source in (waiting(paths, queue), dead(queue)):
-            for letter in source:
-                self.add(uuid_of(letter.text))
+            for event in source:
+                self.add(uuid_of(event.text))
 
     def add(self, uuid: str) -> bool:
         """Note a uuid; True if it is new."""

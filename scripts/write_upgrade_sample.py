@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from flusher.delivery import state  # noqa: E402 - the path comes first
-from flusher.letters import dead, waiting  # noqa: E402 - as above
+from flusher.events import dead, waiting  # noqa: E402 - as above
 from spool import Limits, Telemetry  # noqa: E402 - as above
 from spool.catalogue import Catalogue, Event  # noqa: E402 - as above
 from spool.home import Paths  # noqa: E402 - as above

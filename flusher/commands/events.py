@@ -21,7 +21,7 @@ from flusher.commands.shared import (
     print_json,
     say,
 )
-from flusher.letters import Letter, dead, find, purge, retry, waiting
+from flusher.events import StoredEvent, dead, find, purge, retry, waiting
 from flusher.text import counted, moment, printable
 from spool.beside import aside
 from spool.errors import ConfigurationError
@@ -49,21 +49,21 @@ def list_command(
     """
     _name, paths = context.obj
     with opened(paths) as queue:
-        letters = dead(queue) if dead_ones else waiting(paths, queue)
+        events = dead(queue) if dead_ones else waiting(paths, queue)
         if as_json:
-            _say_json_list("dead" if dead_ones else "events", letters)
+            _say_json_list("dead" if dead_ones else "events", events)
             return
         if person_reads() and not quiet:
-            from flusher.commands.screen import print_letters
+            from flusher.commands.screen import print_events
 
-            print_letters(islice(letters, _MOST_ROWS), dead=dead_ones)
-            more = sum(1 for _ in letters)
+            print_events(islice(events, _MOST_ROWS), dead=dead_ones)
+            more = sum(1 for _ in events)
             if more:
                 typer.echo(f"and {more:,} more: list --json has them all")
             return
-        for letter in letters:  # also when nothing is printed: what is damaged is said
+        for event in events:  # also when nothing is printed: what is damaged is said
             if not quiet:
-                typer.echo(_line(letter))
+                typer.echo(_line(event))
 
 
 def show_command(
@@ -80,35 +80,35 @@ def show_command(
     """
     _name, paths = context.obj
     with opened(paths) as queue:
-        letter = find(paths, queue, uuid)
-        event = json.loads(letter.text)
+        found = find(paths, queue, uuid)
+        message = json.loads(found.text)
         if as_json:
-            shown = {"state": letter.state, "reason": letter.reason or None, "rejected_at": moment(letter.died_at)}
-            print_json({**shown, "event": event})
+            shown = {"state": found.state, "reason": found.reason or None, "rejected_at": moment(found.died_at)}
+            print_json({**shown, "event": message})
         elif not quiet:
             if person_reads():
                 from flusher.commands.screen import print_event
 
-                print_event(letter)
+                print_event(found)
             else:
-                print_json(event)
-            if letter.state == "dead":
-                typer.echo(f"dead letter since {moment(letter.died_at)}: {printable(letter.reason)}", err=True)
+                print_json(message)
+            if found.state == "dead":
+                typer.echo(f"dead letter since {moment(found.died_at)}: {printable(found.reason)}", err=True)
 
 
-def _say_json_list(name: str, letters: Iterator[Letter]) -> None:
+def _say_json_list(name: str, events: Iterator[StoredEvent]) -> None:
     """Write one object with a line for each event, without holding them all."""
     typer.echo(f'{{"{name}": [', nl=False)
-    for number, letter in enumerate(letters):
-        typer.echo(f"{',' if number else ''}\n{_line(letter)}", nl=False)
+    for number, event in enumerate(events):
+        typer.echo(f"{',' if number else ''}\n{_line(event)}", nl=False)
     typer.echo("\n]}")
 
 
-def _line(letter: Letter) -> str:
-    if letter.state != "dead":
-        return letter.text
-    about = json.dumps({"reason": letter.reason, "rejected_at": moment(letter.died_at)})
-    return f'{about[:-1]}, "event": {letter.text}}}'
+def _line(event: StoredEvent) -> str:
+    if event.state != "dead":
+        return event.text
+    about = json.dumps({"reason": event.reason, "rejected_at": moment(event.died_at)})
+    return f'{about[:-1]}, "event": {event.text}}}'
 
 
 def retry_command(

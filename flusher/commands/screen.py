@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flusher.commands.shared import person_reads
-from flusher.letters import Letter
+from flusher.events import StoredEvent
 from flusher.report.status import Status
 from flusher.schedule.method import Plan
 from flusher.text import printable
@@ -29,7 +29,7 @@ from spool.queue import Account
 if TYPE_CHECKING:  # it loads what takes names out of a text, which doctor alone needs
     from flusher.doctor.finding import Finding
 
-__all__ = ["print_event", "print_findings", "print_letters", "print_plan", "print_status"]
+__all__ = ["print_event", "print_events", "print_findings", "print_plan", "print_status"]
 
 
 # A line may name a path.
@@ -126,15 +126,15 @@ def _duration(seconds: float) -> str:
 _WIDE, _WIDE_WITH_REASON, _MIDDLE = 96, 110, 76
 
 
-def print_letters(letters: Iterable[Letter], *, dead: bool) -> None:
+def print_events(events: Iterable[StoredEvent], *, dead: bool) -> None:
     """Print a row for each event, in as many columns as the terminal has room for."""
     console = Console()
     names = _columns(console.width, dead=dead)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name, no_wrap=name in ("uuid", "when (UTC)"), overflow="fold")
-    for letter in letters:
-        cells = _cells(letter)
+    for event in events:
+        cells = _cells(event)
         table.add_row(*(Text(printable(cells[name])) for name in names))
     if table.row_count:
         console.print(table, highlight=False)
@@ -150,21 +150,21 @@ def _columns(width: int, *, dead: bool) -> list[str]:
     return ["when (UTC)", "event", "uuid", "where"] if width >= _WIDE else ["when (UTC)", "event", "uuid"]
 
 
-def _cells(letter: Letter) -> dict[str, str]:
-    message = json.loads(letter.text)
+def _cells(event: StoredEvent) -> dict[str, str]:
+    message = json.loads(event.text)
     return {
         "when (UTC)": message["timestamp"][:19].replace("T", " "),
         "event": message["event"],
-        "event: reason": f"{message['event']}: {letter.reason}",
+        "event: reason": f"{message['event']}: {event.reason}",
         "uuid": message["uuid"],
-        "where": letter.state,
-        "reason": letter.reason,
+        "where": event.state,
+        "reason": event.reason,
     }
 
 
-def print_event(letter: Letter) -> None:
+def print_event(event: StoredEvent) -> None:
     """Print one event in colours, in plain ASCII as it would be sent."""
-    Console().print(JSON(letter.text, indent=2, ensure_ascii=True), soft_wrap=True)
+    Console().print(JSON(event.text, indent=2, ensure_ascii=True), soft_wrap=True)
 
 
 # -- schedules and findings -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from flusher import journal
 from flusher.counts import DELAYS
-from flusher.letters import Letter, dead, waiting
+from flusher.events import StoredEvent, dead, waiting
 from flusher.report.status import Status, collect
 from flusher.text import printable
 from spool.home import Paths
@@ -55,9 +55,9 @@ class EventGroup:
         """How many are counted and not shown."""
         return self.total - len(self.payloads)
 
-    def add(self, letter: Letter) -> None:
+    def add(self, event: StoredEvent) -> None:
         """Count one event, and keep its payload while there is room."""
-        message = json.loads(letter.text)
+        message = json.loads(event.text)
         happened = datetime.fromisoformat(message["timestamp"])
         self.total += 1
         self.by_event[message["event"]] += 1
@@ -70,8 +70,8 @@ class EventGroup:
             when = happened.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
         except OverflowError:  # the first or the last day that there is, in another zone
             when = message["timestamp"][:19]
-        name, reason = printable(message["event"]), printable(letter.reason)
-        self.payloads.append(Payload(when, name, message["uuid"], letter.state, reason, text))
+        name, reason = printable(message["event"]), printable(event.reason)
+        self.payloads.append(Payload(when, name, message["uuid"], event.state, reason, text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +122,11 @@ def gather_facts(app: str, paths: Paths, env: Mapping[str, str], queue: Queue) -
     )
 
 
-def _counted(found: Iterable[Letter]) -> EventGroup:
-    letters = EventGroup()
-    for letter in found:
-        letters.add(letter)
-    return letters
+def _counted(found: Iterable[StoredEvent]) -> EventGroup:
+    group = EventGroup()
+    for event in found:
+        group.add(event)
+    return group
 
 
 def by_time(by_hour: Mapping[int, int], now: datetime) -> list[tuple[str, int]]:

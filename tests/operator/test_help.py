@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from flusher.cli import app
-from flusher.letters import waiting
+from flusher.events import waiting
 from spool import Telemetry
 from spool.home import Paths
 from spool.queue import Queue

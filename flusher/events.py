@@ -18,7 +18,7 @@ from spool.event import check_stored, normalise
 from spool.home import Paths, read_bounded
 from spool.queue import Queue
 
-__all__ = ["Letter", "Purged", "dead", "find", "purge", "retry", "uuid_of", "waiting"]
+__all__ = ["Purged", "StoredEvent", "dead", "find", "purge", "retry", "uuid_of", "waiting"]
 
 # A flusher that only settles its last batch is soon gone; one that delivers a backlog is not waited for.
 _LOCK_WAIT_S = 2.0
@@ -26,7 +26,7 @@ _LOCK_WAIT_S = 2.0
 _RETRY_CHUNK = 200
 
 
-class Letter(NamedTuple):
+class StoredEvent(NamedTuple):
     """One event of the spool: where it stands, its text as it would be sent, and why and when it was rejected."""
 
     state: str
@@ -57,7 +57,7 @@ def _parse_uuid(given: str) -> str:
         ) from error
 
 
-def waiting(paths: Paths, queue: Queue) -> Iterator[Letter]:
+def waiting(paths: Paths, queue: Queue) -> Iterator[StoredEvent]:
     """Go through all that waits, each event once, also while a flusher moves it from aside into the queue.
 
     The files aside come first: an event that is on its way is seen there, or in the queue after it. One that
@@ -72,25 +72,25 @@ def waiting(paths: Paths, queue: Queue) -> Iterator[Letter]:
         with contextlib.suppress(OSError, ValueError):
             text = normalise(check_stored(read_bounded(path, follow=False).decode()))
             beside.add(uuid_of(text))
-            yield Letter("aside", text)
+            yield StoredEvent("aside", text)
     for stored in queue.gather():
         if not beside or uuid_of(stored.text) not in beside:
-            yield Letter("pending", stored.text)
+            yield StoredEvent("pending", stored.text)
 
 
-def dead(queue: Queue) -> Iterator[Letter]:
+def dead(queue: Queue) -> Iterator[StoredEvent]:
     """Go through the dead letters, oldest first."""
     for letter in queue.dead():
-        yield Letter("dead", letter.text, letter.reason, letter.died_at)
+        yield StoredEvent("dead", letter.text, letter.reason, letter.died_at)
 
 
-def find(paths: Paths, queue: Queue, given: str) -> Letter:
+def find(paths: Paths, queue: Queue, given: str) -> StoredEvent:
     """Give the event with this uuid, one that waits before a dead one; ConfigurationError where there is none."""
     wanted = _parse_uuid(given)
     for source in (waiting(paths, queue), dead(queue)):
-        for letter in source:
-            if wanted in letter.text and uuid_of(letter.text) == wanted:
-                return letter
+        for event in source:
+            if wanted in event.text and uuid_of(event.text) == wanted:
+                return event
     raise ConfigurationError(f"no event {wanted} waits here or is a dead letter: look in list and list --dead")
 
 
