@@ -35,7 +35,7 @@ class UnavailableError(SpoolError):
 
 
 class LockBusyError(UnavailableError):
-    """Somebody held the lock until the deadline. The event goes aside."""
+    """Another process or thread held the lock until the deadline. The event goes aside."""
 
     cause = "lock_busy"
 
@@ -47,7 +47,7 @@ class LockUnsupportedError(UnavailableError):
 
 
 class UnsafePathError(UnavailableError):
-    """A link, or a file of somebody else, where the spool keeps its own. Nothing below it is touched.
+    """A link, or another user's file, where the spool keeps its own. Nothing below it is touched.
 
     The user removes the link or gives the file back to its owner.
     """
@@ -56,7 +56,7 @@ class UnsafePathError(UnavailableError):
 
 
 class QueueDamagedError(SpoolError):
-    """The queue's file is no queue of ours, or not any more. It moves to quarantine, whole."""
+    """The queue's file is not, or no longer, a queue of ours. It moves to quarantine, whole."""
 
     cause = "damaged"
 
@@ -68,12 +68,12 @@ class DiskFullError(UnavailableError):
 
 
 class ConsentChangedError(SpoolError):
-    """`telemetry.json` was changed between the question and the append. Nothing was written: ask again."""
+    """`telemetry.json` changed after consent was read and before the append. Nothing was written: ask again."""
 
     cause = "opted_out"
 
 
 class ConfigurationError(SpoolError):
-    """What the operator gave can't be used: key, host, option. Events are kept; exit code 2."""
+    """A key, host or option that the operator gave can't be used. Events are kept; exit code 2."""
 
     cause = "configuration"

@@ -1,6 +1,6 @@
-"""What a capture needs is loaded by the first one: the queue, with diskcache, filelock and sqlite3.
+"""The first capture loads what captures need: the queue, with diskcache, filelock and sqlite3.
 
-A command that only informs, or that is opted out, loads none of it.
+A command that only prints information, or that is opted out, loads none of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["loaded"]
 
 
 class _Loading:
-    """Whether everything is loaded, and the thread that is at it."""
+    """Whether everything is loaded, and the thread that is loading it."""
 
     done = False
     thread: int | None = None
@@ -20,14 +20,14 @@ class _Loading:
 def loaded() -> bool:
     """Load what a capture needs.
 
-    False in a signal handler that interrupts the very capture that loads: its modules are half made.
+    False in a signal handler that interrupts the loading: the modules are only half initialised.
     """
     if _Loading.thread == get_ident():
         return False
     if not _Loading.done:
         _Loading.thread = get_ident()
         try:
-            # The second one makes classes: one that is made at the end of a process which Ctrl-C ends would make
+            # The second one defines classes. Defined at the end of a process that Ctrl-C ends, they would make
             # Python forget that it has to end by the signal.
             from spool import capture  # noqa: F401, PLC0415 - see above
             from spool.beside import sightings  # noqa: F401, PLC0415 - see above

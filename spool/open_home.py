@@ -30,7 +30,7 @@ class OpenHome:
         self._limits = limits
         self._durability: Durability = durability
         self._went_aside = 0
-        # A flusher that this process started and that was not over at once: reaped at the next launch.
+        # A child that started a flusher and did not end at once: reaped at the next launch.
         self._child: int | None = None
 
     def put_aside(self, uuid: str, text: str) -> None:
@@ -43,7 +43,7 @@ class OpenHome:
                 self.losses.replace(oldest, "over_count")
 
     def open_span(self, message: Mapping[str, Any]) -> OpenSpan:
-        """Put a command on disk as it stands if nothing more is heard of it. UnavailableError where that can't be."""
+        """Write the event of a command in case it is killed. UnavailableError where that can't be done."""
         return OpenSpan(self.paths, message["uuid"], message, durable=self._durability == "power")
 
     def count_lost(self, cause: str) -> None:
@@ -55,18 +55,18 @@ class OpenHome:
         self.losses.add(cause)
 
     def recover(self) -> None:
-        """Turn the spans of dead processes into their events, as a flusher would; not at any price."""
+        """Turn the spans of dead processes into their events, as a flusher would; a failure is left to the next run."""
         if not self.on_network:
-            with suppress(OSError, SpoolError):  # the next run of host or flusher tries again
+            with suppress(OSError, SpoolError):
                 recover(self.paths, self.queue)
 
     def launch(self, app: str, interval_s: float, reap_s: float) -> None:
-        """Start a flusher, detached, if one is due; reap what one before may have left."""
+        """Start a detached flusher if one is due; reap a child of an earlier launch first."""
         if self._child is not None and not start.reaped(self._child):
             return
         self._child = start.launch_if_due(app, self.paths, interval_s, reap_s)
 
     def close(self) -> None:
-        """Note what is still unsaid and close the queue."""
+        """Note the losses that are still in memory, and close the queue."""
         self.losses.retry()
         self.queue.close()

@@ -1,4 +1,4 @@
-"""The options of a host, frozen, and the names that follow from the app's name."""
+"""The options of a host, frozen, and the names that are derived from the app's name."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Limits(_Limits):
     """What the spool may take from a machine. Over a limit the oldest pending event goes, counted.
 
     `max_event_bytes` is PostHog's SDK limit of 900 KiB per event, less what the server adds.
-    `lock_wait_s` bounds every wait of a capture: a quarter of a second is felt, but only just. Frozen; raises
-    ValueError, which names the field, for a limit that no queue can keep.
+    `lock_wait_s` bounds every wait of a capture: a person barely notices a quarter of a second. Frozen; a limit that no
+    queue can keep raises ValueError, which names the field.
     """
 
     __slots__ = ()
@@ -75,12 +75,12 @@ class Limits(_Limits):
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]  # a named tuple's own is generic
-        """Hold what `_replace` and `copy.replace` make to the same rules."""
+        """Apply the same rules to what `_replace` and `copy.replace` make."""
         return cls(*iterable)
 
 
 def is_plain_name(text: str) -> bool:
-    """Tell a name that may be a folder, a variable or an option: a letter, then at most 63 letters, digits, - and _."""
+    """Tell whether a text can name a folder, a variable and an option: a letter, then up to 63 letters, digits, -, _."""
     letters = text.replace("-", "").replace("_", "")
     return text.isascii() and text[:1].isalpha() and letters.isalnum() and len(text) <= _LONGEST_NAME
 

@@ -31,15 +31,15 @@ class Telemetry:
     """Spools a host's events. One for each process and app; threads may share it.
 
     Construction touches no file. The first capture opens the queue; `close` (or the end of the process)
-    closes it. `project_key` None keeps the events until a key is known. `geoip_disable` (as in
-    posthog-python, by default) keeps PostHog from looking up where the sender's address is;
-    `person_profiles` False keeps it from making a person profile, which groups need. With `flush` "auto"
-    a flusher is started, detached, at the next start and at the end of the process, not sooner than
-    `flush_interval_s` after one that succeeded; "never" leaves it to cron or a person. `packages` are the names
-    of the host's own packages, if another than that of the app: their frames are its own in reports of errors.
+    closes it. With a `project_key` of None events wait until a key is known. `geoip_disable` (the default, as in
+    posthog-python) keeps PostHog from looking up where the sender's address is; `person_profiles` False keeps
+    it from making a person profile, which groups need. With `flush` "auto" a detached flusher is started at the
+    next start and at the end of the process, but not within `flush_interval_s` of a successful one; "never" leaves
+    it to cron or a person. `packages` names the host's own packages, where they differ from the app's name: error
+    reports mark their frames as the host's own.
 
     Raises ValueError for an app that is no plain name, a personal key (`phx_`) and an unknown `durability`
-    or `flush`: mistakes that show at the first run of the author.
+    or `flush`: mistakes that the author sees at the first run.
     """
 
     def __init__(  # noqa: PLR0913 - the options of the contract, each by name
@@ -82,12 +82,12 @@ class Telemetry:
             )
         )
         atexit.register(_close_at_exit, weakref.ref(self._host))
-        # A Telemetry that the program forgets leaves no connection open: that has to be closed under the lock.
+        # A Telemetry that is garbage-collected leaves no connection open: one has to be closed under the lock.
         weakref.finalize(self, self._host.disconnect).atexit = False
 
     @property
     def app(self) -> str:
-        """The name that home and variables follow from."""
+        """The name that the home and the variables are derived from."""
         return self._host.options.app
 
     @property
@@ -101,7 +101,7 @@ class Telemetry:
         return self._host.identity
 
     def project_id(self, project_dir: Path | str) -> str:
-        """Give the id of a project of this install: 64 hexadecimal digits that name neither.
+        """Give the id of a project on this install: 64 hexadecimal digits that reveal neither.
 
         sha256 of `{install_id}:{resolved dir}`. Empty where there is no install id, as when telemetry is off
         before the first run: `capture` leaves such a group out.
@@ -164,8 +164,8 @@ class Telemetry:
         """Put an exception on disk as PostHog's `$exception`, with its chain and frames, redacted.
 
         `secrets` are texts that must not appear in it, beside what redaction knows by itself. An error that
-        was marked as expected, and one that was reported before by another layer, is "disabled" with the
-        reason. Otherwise as `capture`.
+        was marked as expected, or was reported before by another layer, gives "disabled" with the reason. Otherwise
+        as `capture`.
         """
         off_by = self._host.silenced_by(self._host.look())
         if off_by is not None:
@@ -190,15 +190,15 @@ class Telemetry:
                 receipt = self.capture("$exception", properties, groups=groups)
             finally:
                 if receipt.state in ("lost", "disabled"):
-                    forget(error)  # another layer may have more luck
+                    forget(error)  # another layer may succeed
             return receipt
 
     def hide(self, *secrets: str) -> None:
-        """Keep these texts, a password that was read from a file, out of all that is told of errors from now on."""
+        """Keep these texts (such as a password that was read from a file) out of every error report from now on."""
         self._host.hide(secrets)
 
     def redacted(self, text: str) -> str:
-        """Give an error's text as it may be told: without what is hidden, and without what the person typed."""
+        """Give an error's text without what is hidden, and without what the person typed."""
         return self._host.redacted(text)
 
     def command(
@@ -206,9 +206,9 @@ class Telemetry:
     ) -> CommandSpan:
         """Give a context manager for one command: exactly one `command` event, on every way out.
 
-        Also kill -9: the command is on disk from its beginning, and the next flush or the next start finds
-        it dead. `flags` is what was given on the command line, by name; of the values only whether they
-        were given is kept. `project` is the project's folder: its id becomes the group.
+        Also after kill -9: the command is on disk from its beginning, and the next flush or the next start finds
+        it dead. `flags` is what was given on the command line, by name; no value is kept, only whether one was
+        given. `project` is the project's folder: its id becomes the group.
         """
         from spool.command.span import CommandSpan  # noqa: PLC0415 - for hosts that have commands
 
@@ -216,15 +216,15 @@ class Telemetry:
 
     @property
     def span(self) -> CommandSpan:
-        """The command under way, to annotate it or to finish it early; where there is none, one that is no event's."""
+        """The command under way, to annotate it or to finish it early; where there is none, one that makes no event."""
         from spool.command.span import CommandSpan  # noqa: PLC0415 - for hosts that have commands
 
         return self._host.span if isinstance(self._host.span, CommandSpan) else CommandSpan(self._host)
 
     def signals(self) -> AbstractContextManager[None]:
-        """See to SIGINT, SIGTERM and SIGHUP for the block, in a process entry without Typer or Click.
+        """Handle SIGINT, SIGTERM and SIGHUP for the block, in a process entry without Typer or Click.
 
-        A signal that ends the process ends its command first, which is put on disk as aborted. The host's own
+        A signal that ends the process first ends its command, which is put on disk as aborted. The host's own
         handlers are called as without this, and Ctrl-C stays Python's own.
         """
         from spool.command.signals import handled  # noqa: PLC0415 - for process entries only
@@ -234,8 +234,8 @@ class Telemetry:
     def main(self, app: Any, args: Sequence[str] | None = None) -> NoReturn:
         """Run a Typer or Click app as this process's entry: span, signal handling, exit code.
 
-        Ends the process as the app would have ended it. Raises TypeError for what is neither. Its commands reach
-        their event by `span`.
+        Ends the process as the app would have ended it. Raises TypeError for any other object. The app's commands
+        reach their event through `span`.
         """
         from spool.command.click_app import run  # noqa: PLC0415 - for process entries only
 
@@ -244,7 +244,7 @@ class Telemetry:
     def flush(self, timeout_s: float = 1.5) -> bool:
         """Run the flusher in a child process and wait at most `timeout_s`. True if the spool is drained.
 
-        For machines that will not see a next start (a container). A child that takes longer goes on.
+        For machines that won't start again (a container). A child that takes longer keeps running.
         """
         now = self._host.look()
         if now.paths is None or now.debug or self._host.silenced_by(now) is not None:
@@ -259,7 +259,7 @@ class Telemetry:
 
 
 def _listed(texts: Iterable[str]) -> Iterable[str]:
-    """Give the texts of an argument; one text is one, not many of one character."""
+    """Give the texts of an argument; a single text counts as one, not as its characters."""
     return (texts,) if isinstance(texts, str | bytes) else texts
 
 

@@ -1,7 +1,7 @@
-"""What stands beside the queue, a file each: events that went aside, notes of losses, open commands.
+"""What is kept in files beside the queue: events aside, notes of losses, open commands, and what `audit` compares.
 
-None of it needs the queue's lock, so it works while somebody else holds that, and survives a kill. The flusher, or the
-next host, takes it into the queue.
+None of it needs the queue's lock, so it works while another process holds that, and it survives a kill. The flusher, or
+the next host, takes events, losses and dead commands into the queue. `sightings` is imported as a module.
 """
 
 from spool.beside import aside

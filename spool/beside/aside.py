@@ -1,8 +1,8 @@
-"""The side door: one file per event that could not enter the queue in time.
+"""Events aside: one file for each event that could not enter the queue in time.
 
-A file is written under a name that starts with a dot and then renamed to `<time>-<uuid>.json`: what bears a
-name is whole. The flusher absorbs it under the lock. No lock is needed here, so it works while somebody sits
-on the lock, on file systems without flock, and for programs in other languages.
+A file is written under a name that starts with a dot and then renamed to `<time>-<uuid>.json`, so a file of that name
+is complete. The flusher absorbs it under the lock. No lock is needed here, so it works while the lock is held, on file
+systems without locks, and for programs in other languages.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from spool.errors import DiskFullError, UnavailableError
 from spool.home import Paths, private_folder, publish, sync_folder, write_new
 from spool.settings import Durability
 
-__all__ = ["SUFFIX", "files", "put"]
+__all__ = ["files", "put"]
 
-SUFFIX = ".json"
+_SUFFIX = ".json"
 
 
 def put(paths: Paths, uuid: str, text: str, durability: Durability = "process") -> Path:
@@ -28,7 +28,7 @@ def put(paths: Paths, uuid: str, text: str, durability: Durability = "process") 
     With `power` it survives a power cut as well. Raises UnavailableError where not even this is possible;
     then nothing is left behind.
     """
-    name = f"{time.time_ns():020d}-{uuid}{SUFFIX}"
+    name = f"{time.time_ns():020d}-{uuid}{_SUFFIX}"
     draft, target = paths.aside / f".{name}", paths.aside / name
     durable = durability == "power"
     try:
@@ -39,7 +39,7 @@ def put(paths: Paths, uuid: str, text: str, durability: Durability = "process") 
             for folder in (paths.spool, paths.home, paths.home.parent):
                 sync_folder(folder)
     except OSError as error:
-        for left in (draft, target):  # said to be lost, so it must not arrive
+        for left in (draft, target):  # the event is counted as lost, so it must not arrive
             with suppress(OSError):
                 os.unlink(left)
         kind = DiskFullError if error.errno == errno.ENOSPC else UnavailableError
@@ -53,4 +53,4 @@ def files(paths: Paths) -> list[Path]:
         names = [entry.name for entry in os.scandir(paths.aside)]
     except OSError:
         return []
-    return [paths.aside / name for name in sorted(names) if name.endswith(SUFFIX) and name[0] != "."]
+    return [paths.aside / name for name in sorted(names) if name.endswith(_SUFFIX) and name[0] != "."]

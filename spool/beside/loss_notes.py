@@ -1,7 +1,7 @@
 """Losses that could not be written into the queue when they happened: noted beside it for the flusher.
 
-A note is a file whose name says it all, `aside/<time>-<random>.<cause>.<count>.lost`: an empty one needs no block,
-so it mostly succeeds on a full disk. A further loss of the same process renames it. The flusher claims a note by
+A note is an empty file whose name holds everything, `aside/<time>-<random>.<cause>.<count>.lost`: it needs no block, so
+it can mostly be made on a full disk too. A further loss of the same process renames it. The flusher claims a note by
 renaming it first; a process whose note was claimed starts another.
 """
 
@@ -46,7 +46,7 @@ def notes(paths: Paths) -> list[Path]:
 
 
 class LossNotes:
-    """The losses of this process that stand in no ledger yet, by cause. Never raises for the machine."""
+    """The losses of this process that are in no ledger yet, by cause. Never raises for the machine."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -69,8 +69,8 @@ class LossNotes:
             self._pid = os.getpid()
 
     def replace(self, event: Path, cause: str) -> None:
-        """Make the note of a loss of the file that held the event, in one step: it is the one or the other."""
-        with suppress(OSError):  # absorbed meanwhile, or not to be had: then it is not lost either
+        """Rename an event's file to the note of its loss: in one step, so it is either the one or the other."""
+        with suppress(OSError):  # absorbed meanwhile, or it can't be renamed: then it is not lost either
             os.rename(event, self._path(_stem(), cause, 1))
 
     def retry(self) -> None:

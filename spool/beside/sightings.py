@@ -1,11 +1,11 @@
 """The ledger of what was captured here, by version and command: `ktx-flush audit` finds events that went silent.
 
-A command adds its sighting when it ends, a process that captures without one when it closes; a capture itself only
-remembers a name. So a killed process leaves no sighting: its events are delivered all the same, and an audit needs
-the tendency alone. For the same reason nothing is locked: of two sightings at once, one may be lost.
+A command adds its sighting when it ends, a process that captures without a command when it closes; a capture itself
+only remembers a name. So a killed process leaves no sighting: its events are delivered all the same, and an audit needs
+only a tendency. For the same reason nothing is locked: of two sightings at once, one may be lost.
 
-Runs are counted up to `ENOUGH`: from then on a host that does what it always did reads one small file and writes
-nothing, but for once a day. The file holds names and counts, no event, and goes with an opt-out.
+Runs are counted up to `ENOUGH`: from then on a host that captures what it always did reads one small file, and writes
+it once a day. The file holds names and counts, no event, and an opt-out deletes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ENOUGH", "Ran", "Sighting", "Version", "add", "note", "read"]
 FORMAT = 1
 # Enough to tell an event of one run in twenty from one that is gone.
 ENOUGH = 20
-# More than any install sees of each; a host that makes up names fills its ledger and no more.
+# More than any install sees of each; a host that makes up names can't make the file grow beyond this.
 _VERSIONS, _COMMANDS, _NAMES, _LONGEST = 8, 64, 256, 200
 _MAX_BYTES = 256 * 1024
 
@@ -91,9 +91,9 @@ def _counted(ran: Ran, seen: Iterable[str]) -> Ran:
 
 
 def note(app: str, paths: Paths, seen: Sighting, today: str) -> None:
-    """Write a sighting down, if it says anything new and telemetry is on. Raises OSError or UnsafePathError.
+    """Store a sighting, if it is news and telemetry is on. Raises OSError or UnsafePathError.
 
-    Consent is asked again after the writing: what an opt-out deletes meanwhile does not come back.
+    Consent is read again after the file is written, so that an opt-out meanwhile leaves no file.
     """
     too_long = max(len(seen.version), len(seen.command), len(seen.outcome)) > _LONGEST
     if too_long or not consent(app, paths, os.environ).identity.enabled:
@@ -126,7 +126,7 @@ def _commands(version: Version) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def read(paths: Paths) -> list[Version]:
-    """Give the versions, the present one last. A file that can't be read, or is no ledger, is as good as none."""
+    """Give the versions, the present one last; none where the file can't be read or is no ledger."""
     try:
         fields = json.loads(read_bounded(paths.emitted, _MAX_BYTES, follow=False))
         if fields["format"] != FORMAT:

@@ -1,9 +1,9 @@
 """Open commands on disk: a file for each, locked by the process that lives, so that a killed one is seen.
 
-The file appears under its name when it is whole and locked. The lock goes with the process, whatever ends it:
-nobody guesses by process numbers. Who finds the lock free turns the file into one `command` event, with the
-uuid that the file is named by. That uuid is noted in the queue in the same transaction as the event, also by
-the process itself: file and event are never both counted.
+The file gets its name when it is complete and locked. The lock ends with the process, whatever ends that: no process
+id has to be checked. Whoever finds the lock free turns the file into one `command` event, whose uuid is in the file's
+name. That uuid is noted in the queue in the same transaction as the event, also by the process itself: file and event
+are never both counted.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SUFFIX = ".json"
 
 
 class OpenSpan:
-    """The file of a command that is under way, locked as long as this process lives."""
+    """The file of a command that is under way, locked while this process lives."""
 
     def __init__(self, paths: Paths, uuid: str, message: Mapping[str, Any], *, durable: bool) -> None:
-        """Write and lock the file; UnavailableError where that can't be: then a kill leaves no event.
+        """Write and lock the file. UnavailableError where that can't be done: then a kill leaves no event.
 
-        `message` is the event as it stands if nothing more is heard of the command.
+        `message` is the event of the command in case it is killed.
         """
         self._path = paths.span(uuid)
         draft = self._path.with_name(f".{self._path.name}")
@@ -51,17 +51,17 @@ class OpenSpan:
         self._lock.path = self._path
 
     def touch(self) -> None:
-        """Leave word that the process lives: a killed command's duration ends here."""
+        """Record that the process lives now: a killed command's duration ends here."""
         with suppress(OSError):  # the home is gone, or read-only by now: the duration ends earlier
             os.utime(self._path)
 
     def forget(self) -> None:
-        """Let go of the file, after another one took its place."""
+        """Release the lock, after another file took this one's place."""
         self._lock.close()
 
     def end(self) -> None:
         """Remove the file, after its event is on disk."""
-        with suppress(OSError):  # what can't be removed is found to be closed, and removed by the flusher
+        with suppress(OSError):  # the flusher removes it: the queue knows that its command is closed
             os.unlink(self._path)
         self._lock.close()
 
@@ -69,8 +69,8 @@ class OpenSpan:
 def recover(paths: Paths, queue: Queue) -> int:
     """Turn each dead span into one `command` event: outcome aborted, `spool_recovered` killed. Gives how many.
 
-    Exactly one event for each command, also with two at it at once, and killed anywhere: the lock lets one
-    in, and the queue remembers the uuid. A file that doesn't read is removed and counted as lost.
+    Exactly one event for each command, also with two processes at once, and when killed anywhere: the lock admits one,
+    and the queue remembers the uuid. A file that can't be parsed is removed and counted as lost.
     """
     recovered = 0
     try:
@@ -82,7 +82,7 @@ def recover(paths: Paths, queue: Queue) -> int:
         if name.startswith("."):
             _sweep(path)
         elif name.endswith(_SUFFIX):
-            with suppress(FileNotFoundError, LockBusyError):  # somebody was faster, or the command lives
+            with suppress(FileNotFoundError, LockBusyError):  # another process was faster, or the command lives
                 recovered += _recover_one(paths, queue, path)
     return recovered
 
@@ -116,7 +116,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _killed(data: bytes, uuid: str, alive_until: float) -> str:
-    """Write the event of a killed command: it lasted until the last moment that it is known to have lived."""
+    """Write the event of a killed command, which lasted until the last moment at which it is known to have lived."""
     message = json.loads(data)
     started = datetime.fromisoformat(message["timestamp"]).timestamp()
     lasted_s = max(0.0, alive_until - started)

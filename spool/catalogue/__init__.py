@@ -24,7 +24,7 @@ from spool.errors import InvalidEventError
 
 __all__ = ["COMMON", "OWN_EVENTS", "UNSET", "Catalogue", "Common", "Event", "Meta", "UnsetType", "name_of"]
 
-# Captured by the spool itself, whatever the catalogue: judged where the catalogue has them, let through else.
+# Captured by the spool itself: checked where the catalogue has them, else let through.
 OWN_EVENTS = ("install_first_run", "command", "spool_loss", "$exception")
 _UNJUDGED: Schema = {"type": "object", "additionalProperties": True}
 _TAKEN = "the spool adds this field itself; leave it out"
@@ -61,7 +61,7 @@ class Event(
 
 
 class Common(Struct, frozen=True, kw_only=True, rename="camel"):
-    """The fields that the spool adds to every event; spool/event/host_facts.py finds them out."""
+    """The fields that the spool adds to every event; spool/event/envelope.py gives their values."""
 
     cli_version: Annotated[str, Meta(description="Version of the host program.")]
     node_version: Annotated[str, Meta(description="Version of the interpreter; Python's begins with python-.")]
@@ -83,9 +83,9 @@ def name_of(event: Event | type[Event]) -> str:
 class Catalogue:
     """The events that a host may capture. It is complete when made: nothing can be added later.
 
-    A class is read at its first use, so that a start costs nothing for the events that it doesn't capture.
-    `name` is for a catalogue that this package brings along: a flusher knows it by that. Raises ValueError for
-    two events of one name, and for a name that the spool uses itself.
+    A class is read at its first use, so that a program pays only for the events that it captures. `name` is for a
+    catalogue that comes with this package: the flusher finds it by that. Raises ValueError for two events of one name,
+    and for a name that the spool uses itself.
     """
 
     def __init__(self, *events: type[Event], name: str | None = None) -> None:

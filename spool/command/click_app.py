@@ -1,9 +1,9 @@
 """Typer and Click apps as a process's entry. Neither is imported here: the host brings its own.
 
-What is counted: every command that the app takes up, under its full path, with the names of the flags that were
-given. A usage error counts as `error` with its class and no text (the text holds what the person typed). Not
-counted: what the app answers while it reads the line (`--help`, `--version` and their like), and shell completion,
-for no command began. Whether `--help` is the app's or an argument that it passes on, the app itself decides.
+Counted is every command that the app finds, under its full path, with the names of the flags that were given. A usage
+error counts as `error` with its class and no text (the text holds what the person typed). Not counted, since no
+command began: what the app answers while it parses the line (`--help`, `--version` and the like), and shell
+completion. Whether `--help` is the app's own or an argument to pass on is the app's decision.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["run"]
 
 
 def run(host: Host, app: Any, args: Sequence[str] | None = None) -> NoReturn:
-    """Run the app to its end, and the process with it. Raises TypeError for no Typer and no Click app."""
+    """Run the app and end the process as the app does. Raises TypeError for what is no Typer or Click app."""
     command = _command(app)
     try:
         if host.silenced_by(host.look()) is not None or _completes(host.options.app):
@@ -54,7 +54,7 @@ def _counted(host: Host, app: Any, command: Any, args: Sequence[str] | None) -> 
             span.begin()
 
     watch = ClickWatch(host.options.app, taken)
-    if not draft.informs:  # else, should it begin all the same, when the app has taken it up
+    if not draft.informs:  # otherwise it begins when the app has found the command, if it does
         span.begin()
     try:
         with watch.over(command), _given_to(app, command):
@@ -90,7 +90,7 @@ def _command(app: Any) -> Any:
 
 
 def _typer_of(app: Any) -> Any:
-    """Give the very module that a Typer app came from: importing it costs nothing any more."""
+    """Give the module that a Typer app came from, which is loaded already."""
     for kind in type(app).__mro__:
         if kind.__name__ == "Typer" and kind.__module__.split(".")[0] == "typer":
             return sys.modules[kind.__module__]
@@ -113,13 +113,13 @@ def _given_to(app: Any, command: Any) -> Iterator[None]:
 
 
 def _completes(app: str) -> bool:
-    """Tell shell completion: click and typer ask for it by a variable that is named after the program."""
+    """Tell whether this is shell completion: click and typer ask for it by a variable named after the program."""
     names = {app, os.path.basename(sys.argv[0] or app).removesuffix(".py")}
     return any(f"_{name.replace('-', '_').replace('.', '_').upper()}_COMPLETE" in os.environ for name in names)
 
 
 def _without_ours(calls: TracebackType | None) -> TracebackType | None:
-    """Take this package's own calls out of a traceback: the person sees what there would be without it."""
+    """Remove this package's own calls from a traceback: the person sees what they would see without it."""
     package = os.path.dirname(os.path.dirname(__file__))
     kept: TracebackType | None = None
     for call in reversed(list(_each(calls))):

@@ -1,10 +1,10 @@
-"""What Click makes of a command line, seen while it does: the path, the flags, and what ended the command.
+"""How Click parses a command line, observed while it does: the path, the flags, and what ended the command.
 
-Click and Typer make an exit of every error before it leaves the app, and tell the truth of a command line (lazy
-and chained groups, normalised names, values that may be left out) to their contexts alone. So three methods are
-looked at, on the command objects that take part and on no class: `make_context` (the line is read),
-`resolve_command` (a group found the next command), and `invoke` of the outermost command, through which passes
-whatever ends it. They are the same three in every Click since 8.0, and in the copy of it that Typer carries.
+Click and Typer turn every error into an exit before it leaves the app, and only their contexts know the parsed command
+line (lazy and chained groups, normalised names, values that may be left out). So three methods are wrapped, on the
+command objects that take part and on no class: `make_context` (the line is parsed), `resolve_command` (a group found
+the next command), and `invoke` of the outermost command, which every exception passes. All three exist in every Click
+since 8.0, and in the copy of it that Typer carries.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _ABSENT = object()
 
 
 class ClickWatch:
-    """One command line on its way through an app.
+    """Observes one command line while an app parses and runs it.
 
-    `on_taken` is called when a command was taken up, with what the line asks for as far as it was read.
+    `on_taken` is called when the app has found a command, with what the line asks for as far as it was parsed.
     """
 
     def __init__(self, name: str, on_taken: Callable[[Asked], None]) -> None:
@@ -33,38 +33,38 @@ class ClickWatch:
         self._on_taken = on_taken
         self._contexts: list[Any] = []
         self._before: list[tuple[Any, str, Any]] = []
-        # What left the outermost command, before an exit was made of it; what left the reading of the line.
+        # The exception that left the outermost command, before it became an exit; and the one that left the parsing.
         self._error: BaseException | None = None
         self._left_reading: BaseException | None = None
 
     @property
     def asked(self) -> Asked | None:
-        """What the line asks for, as far as the app came with it; None for an app that can't be watched."""
+        """What the line asks for, as far as the app parsed it; None for an app that can't be observed."""
         return self._asked if self._contexts else None
 
     @property
     def informed(self) -> bool:
-        """Whether the app only informed, and left: --help, --version, whatever ends well while the line is read."""
+        """Whether the app only printed information: --help, --version, or what else ends well during the parsing."""
         error = self._left_reading
         if error is None or error is not self._error:
             return False
         return is_clicks(error, "NoArgsIsHelpError") or outcome_of(error).outcome == "ok"
 
     def ended_by(self, exit_: BaseException) -> BaseException:
-        """Tell what ended the command, of which the app may have made this exit."""
+        """Give the exception that ended the command; the app may have turned it into this exit."""
         if not isinstance(exit_, SystemExit) or outcome_of(exit_).outcome == "ok":
             return exit_
-        if self._error is None:  # not seen: some ways of making an exit leave a trace of what it was made of
+        if self._error is None:  # not seen: some exits keep the exception that they came from as their context
             before = exit_.__context__
             return before if before is not None and is_control_flow(before) else exit_
-        # Click makes an abort of it: the person pressed Ctrl-D where an answer was asked for.
+        # Click turns it into an abort: the person pressed Ctrl-D at a prompt.
         return KeyboardInterrupt() if isinstance(self._error, EOFError) else self._error
 
     @contextmanager
     def over(self, command: Any) -> Iterator[None]:
-        """Look at the outermost command of an app, for the block."""
+        """Wrap the methods of the outermost command of an app, for the block."""
         try:
-            with suppress(Exception):  # an object of a kind never seen: it runs unwatched
+            with suppress(Exception):  # an unknown kind of object: it runs unobserved
                 self._look(command, "invoke", self._ending)
                 self._look(command, "make_context", self._ending)
                 self._look_at_reading(command)
@@ -146,7 +146,7 @@ class ClickWatch:
 
 
 def _declared(context: Any, typed: str, command: Any) -> str:
-    """Give a command's name as its group declares it; a name that only the person knows is not told."""
+    """Give a command's name as its group declares it; a name that the group doesn't know becomes "unknown"."""
     there = getattr(context.command, "commands", {})
     for name in (typed, command.name):
         if name in there:
@@ -156,7 +156,7 @@ def _declared(context: Any, typed: str, command: Any) -> str:
 
 
 def _given(context: Any) -> dict[str, bool]:
-    """Name the options that stand on the command line, as the context knows them."""
+    """Name the options that were given on the command line, by the context."""
     found: list[Any] = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name)

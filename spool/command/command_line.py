@@ -1,7 +1,7 @@
-"""What a command line asks for, read beforehand: the draft of a command's span, in case that it is killed early.
+"""What a command line asks for, read before the app reads it: the draft of a command's span, in case of an early kill.
 
-Click's own reading is the truth (see `watch`). This one runs nothing of the app, so it can't know of commands that
-are loaded lazily, of options that may go without their value, of names that the app changes as it reads.
+Click's own parsing decides (see `click_watch`). This one runs no code of the app, so it doesn't know commands that are
+loaded lazily, options whose value may be left out, or names that the app changes while parsing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Asked(NamedTuple):
 
 
 def read(command: Any, name: str, arguments: Iterable[str]) -> Asked:
-    """Read a command line much as the app will. Only names that the app declares come out. Never raises."""
+    """Read a command line much as the app will. Gives only names that the app declares. Never raises."""
     try:
         return _read(command, name, list(arguments))
-    except Exception:  # noqa: BLE001 - an app of a kind never seen: its command is drafted without its name
+    except Exception:  # noqa: BLE001 - an unknown kind of app: its command is drafted without its name
         return Asked([name], {})
 
 

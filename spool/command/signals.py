@@ -20,9 +20,9 @@ Handler = Callable[[int, FrameType | None], Any]
 
 @contextmanager
 def handled(host: Host) -> Iterator[None]:
-    """See to SIGINT, SIGTERM and SIGHUP for the block; nothing in a thread other than the main one.
+    """Handle SIGINT, SIGTERM and SIGHUP for the block; does nothing in a thread other than the main one.
 
-    What would happen without us happens, and the open command is told of it:
+    What would happen without us still happens, and the open command takes note of it:
 
     - A signal that would end the process at once: the command is put on disk as aborted, then the process dies of
       the signal, so that its parent sees what it would have seen. A second one ends it without waiting.
@@ -32,14 +32,14 @@ def handled(host: Host) -> Iterator[None]:
       only in its place. Its KeyboardInterrupt passes through the command, which is aborted by it.
 
     A signal that was ignored stays ignored; a handler that the host sets later stays. Python runs handlers between
-    two steps of its own: in a long call into C, SIGTERM now waits for its end, as Ctrl-C always did.
+    two steps of its own: during a long call into C, SIGTERM now waits for the end of that call, as Ctrl-C always did.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     exchanged: dict[int, tuple[Any, Handler]] = {}
     try:
-        for number, present in _ours_to_see():
+        for number, present in _to_handle():
             ours = _calling(host, present) if callable(present) else _ending(host)
             exchanged[number] = (present, ours)
             signal.signal(number, ours)
@@ -50,8 +50,8 @@ def handled(host: Host) -> Iterator[None]:
                 signal.signal(number, before)
 
 
-def _ours_to_see() -> list[tuple[int, Handler | int]]:
-    """Give the signals with their handlers, but for those that are ignored, Python's own or not Python's at all."""
+def _to_handle() -> list[tuple[int, Handler | int]]:
+    """Give the signals with their handlers, without those that are ignored, Python's own or set by C code."""
     numbers = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
     left_alone = (signal.SIG_IGN, signal.default_int_handler)
     return [
@@ -74,7 +74,7 @@ def _ending(host: Host) -> Handler:
 
 
 def _calling(host: Host, handler: Handler) -> Handler:
-    """Give a handler that calls the host's own, and tells the command what that raised."""
+    """Give a handler that calls the host's own, and notes on the command what that raised."""
 
     def call(number: int, frame: FrameType | None) -> None:
         span = host.span

@@ -68,7 +68,7 @@ class CommandSpan:
         return self
 
     def begin(self) -> None:
-        """Put the command on disk as it stands if nothing more is heard of it. Raises in strict mode alone."""
+        """Put the command on disk in case it is killed. Raises in strict mode alone."""
         self._pid, self._started_s = os.getpid(), time.monotonic()
         self._host.declared.update(self.path)
         now = self._host.look()
@@ -101,7 +101,7 @@ class CommandSpan:
         self._write(now, message)
 
     def _draft(self, identity: Identity) -> dict[str, Any]:
-        """Build the event as of a command of which nothing more is heard."""
+        """Build the event as it is if the command is killed."""
         from spool.capture import build  # noqa: PLC0415 - as in `begin`
 
         return build(self._host, identity, "command", self._fields(), timestamp=self._began, **self._identifiers())
@@ -114,7 +114,7 @@ class CommandSpan:
             return
         before = self._file
         home = opened(self._host, now.paths)
-        with suppress(SpoolError):  # without its file a kill is not seen; every other end is
+        with suppress(SpoolError):  # without its file a kill goes unseen; every other end is seen
             self._file = home.open_span(message)
             if before is not None:
                 before.forget()
@@ -180,7 +180,7 @@ class CommandSpan:
             self._write(now, self._draft(capture.consented(self._host, now).identity))
 
     def touch(self) -> None:
-        """Leave word that the command lives."""
+        """Record that the command is alive."""
         if self._file is not None:
             self._file.touch()
 
@@ -192,7 +192,7 @@ class CommandSpan:
         self.end(error)
 
     def end(self, error: BaseException | None) -> None:
-        """End the command by what left it. Never hides that; without it, raises in strict mode as `finish`."""
+        """End the command by the exception that left it, which is never hidden; without one, raises as `finish`."""
         try:
             self._close(error)
         except InvalidEventError:
@@ -203,11 +203,11 @@ class CommandSpan:
                 self._host.span = None
 
     def finish(self, outcome: str | None = None) -> None:
-        """End the command here and count it, as it was annotated; what comes after is not told.
+        """End the command here and count it as it was annotated; what happens later is not recorded.
 
-        For what a process can't come back from: call it before `os.exec*`, before `os._exit`, and before a fork
-        whose parent leaves (a daemon). Raises InvalidEventError in strict mode, if the event is not what the
-        catalogue says.
+        For steps that a process does not return from: call it before `os.exec*`, before `os._exit`, and before a fork
+        whose parent exits (a daemon). Raises InvalidEventError in strict mode, if the event does not match the
+        catalogue.
         """
         self.annotate(outcome=outcome)
         self.end(None)
@@ -224,7 +224,7 @@ class CommandSpan:
             self._host.mistake(f"the command begun at {self._begun_at} was never ended: use `with`")
 
     def drop(self) -> None:
-        """Take the command back, as if it had never begun: it turned out to be none."""
+        """Discard the command as if it had never begun: it turned out to be none."""
         if self.is_open:
             from spool.queue import signals_held  # noqa: PLC0415 - as in `begin`
 
@@ -265,7 +265,7 @@ class CommandSpan:
     def _told(self, error: BaseException | None) -> dict[str, Any]:
         try:
             return self._ending(error)
-        except Exception:  # noqa: BLE001 - an error of the host's that can't even be asked for its name
+        except Exception:  # noqa: BLE001 - an error of the host's of which not even the name can be read
             return {"outcome": "error"}
 
     def _ending(self, error: BaseException | None) -> dict[str, Any]:
@@ -277,7 +277,7 @@ class CommandSpan:
         if outcome == "ok":
             fields |= self._annotations
         elif outcome == "error" and cause is None and self._annotations.get("outcome", "ok") != "ok":
-            fields |= self._annotations  # an exit code says less than the command itself
+            fields |= self._annotations  # the command itself knows more than its exit code
         if cause is not None:
             from spool.exception.redaction import error_class  # noqa: PLC0415 - only when something went wrong
 
@@ -297,7 +297,7 @@ def _text(error: BaseException) -> str:
 
 
 def _caller() -> str:
-    """Give where the host's own code is at: the first frame outside this package."""
+    """Give the file and line of the host's own code: the first frame outside this package."""
     package, frame = os.path.dirname(os.path.dirname(__file__)) + os.sep, sys._getframe(1)  # noqa: SLF001 - the inspect module is slow to load
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame = frame.f_back

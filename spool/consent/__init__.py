@@ -1,7 +1,7 @@
-"""Who this install is, whether it may be counted, and what follows from a no.
+"""Who this install is, whether it may be counted, the first run and the opt-out.
 
-Whoever asks whether telemetry is on asks here: `consent` once, `ConsentCache` often, `decide` is the rule. What is
-needed once in the life of an install stands in modules of its own: `first_run`, `opt_out`.
+`consent` tells once whether telemetry is on, `ConsentCache` often; `decide` is the rule. What is needed once in the
+life of an install is imported from its own module: `first_run`, `opt_out`.
 """
 
 from spool.consent.identity import Consent, ConsentCache, Identity, consent, decide_for_all, project_id, read_stored

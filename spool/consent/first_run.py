@@ -1,8 +1,8 @@
-"""The first run of an install: one id, one notice, one `install_first_run`, whoever runs first and dies when.
+"""The first run of an install: one id, one notice, one `install_first_run`, whichever process is first or is killed.
 
-The event is written beside, under a name that the id is part of; then the identity is published, which one of
-many processes wins; then the event gets its name. Killed in between, the flusher sees that the event belongs
-to the identity and gives it its name; what belongs to another id was never published, and is deleted.
+The event is written as a draft whose name contains the id; then the identity is published, which one of many processes
+wins; then the draft is renamed. If the process is killed in between, the flusher renames the draft of the published id;
+a draft of any other id was never published, and is deleted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def first_run(paths: Paths, install_id: str, event: str) -> bool:
 
 
 def complete(paths: Paths, install_id: str | None) -> None:
-    """Give this install's event its name, unless it has one; delete those of ids that were never published."""
+    """Rename the draft of this install's event, if there is one; delete drafts of ids that were never published."""
     if install_id is None:
         return
     try:
@@ -51,7 +51,7 @@ def complete(paths: Paths, install_id: str | None) -> None:
     except OSError:
         return  # no such folder: nothing to complete
     for name in drafts:
-        with suppress(FileNotFoundError):  # its own process was faster
+        with suppress(FileNotFoundError):  # the process that wrote it was faster
             if name == f"{_DRAFT}{install_id}{_SUFFIX}":
                 os.rename(paths.aside / name, paths.aside / f"{time.time_ns():020d}-{install_id}{_SUFFIX}")
             else:
@@ -68,7 +68,7 @@ def say(line: str, *, dim: bool = False) -> None:
         sys.stderr.write(f"\033[2m{line}\033[0m\n" if dim else line + "\n")
         sys.stderr.flush()
     except (AttributeError, OSError, ValueError):
-        return  # nobody listens: there is nobody left to tell
+        return  # stderr is closed: the line can't be shown
 
 
 def first_run_notice(app: str, prefix: str) -> str:

@@ -17,11 +17,9 @@ from spool.consent.rule import FileState, HomeState, decide
 from spool.home import Paths, Signature, read_bounded, signature, sync_folder, write_atomic, write_new
 
 __all__ = [
-    "NOTICE_VERSION",
     "Consent",
     "ConsentCache",
     "Identity",
-    "TelemetryFile",
     "consent",
     "decide_for_all",
     "inspect",
@@ -30,7 +28,7 @@ __all__ = [
     "read_stored",
 ]
 
-NOTICE_VERSION = 1
+_NOTICE_VERSION = 1
 _REQUIRED = {"installId", "enabled", "createdAt"}
 _OPTIONAL = {"noticeShownAt", "noticeShownVersion"}
 _HEX = frozenset("0123456789abcdefABCDEF")
@@ -65,7 +63,7 @@ class Consent(NamedTuple):
 
 def parse(data: bytes) -> TelemetryFile:
     """Read the file's bytes as strictly as ktx does."""
-    import json  # noqa: PLC0415 - five modules that a command which is opted out needs not
+    import json  # noqa: PLC0415 - five modules that a command which a variable opts out does not need
 
     try:
         fields = json.loads(data.decode())  # as bytes it would take UTF-16 and a mark, which ktx does not read
@@ -91,7 +89,7 @@ def _is_ktx_shape(fields: dict[str, Any]) -> bool:
 
 
 def _is_uuid(text: str) -> bool:
-    """Tell what ktx's reader takes for a UUID: RFC 9562, versions 1 to 8, the usual variant."""
+    """Tell whether ktx's reader accepts a text as a UUID: RFC 9562, versions 1 to 8, the usual variant."""
     parts = text.split("-")
     return (
         tuple(map(len, parts)) == _GROUPS
@@ -102,16 +100,16 @@ def _is_uuid(text: str) -> bool:
 
 
 def _is_whole(value: object) -> bool:
-    """Tell a whole number as JavaScript does: 1.0 is one, and so is nothing beyond 2**53."""
+    """Tell whether JavaScript takes a value for a safe whole number: 1.0 is one, nothing from 2**53 on is."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53 and value % 1 == 0
 
 
 def read_stored(path: Path) -> TelemetryFile:
-    """Read `telemetry.json`. Whatever keeps it from being read makes it unreadable, and so off."""
+    """Read `telemetry.json`. If it can't be read, for whatever reason, it is unreadable, which means off."""
     try:
         return parse(read_bounded(path, _MAX_BYTES))
     except FileNotFoundError:
-        # A link that leads nowhere is there, and can't be read.
+        # A dangling link is a file that can't be read.
         return TelemetryFile(FileState.UNREADABLE if os.path.islink(path) else FileState.ABSENT)
     except NotADirectoryError:
         return TelemetryFile(FileState.ABSENT)
@@ -120,9 +118,9 @@ def read_stored(path: Path) -> TelemetryFile:
 
 
 def inspect(home: Path | None) -> HomeState:
-    """Tell what a home is to this process, without touching it.
+    """Tell whether this process may use a home, without touching it.
 
-    Root in somebody else's home (sudo) would leave files there that the owner can't write.
+    Root in another user's home (sudo) would leave files there that the owner can't write.
     """
     if home is None or len(os.fsencode(home)) > _MAX_HOME_BYTES:
         return HomeState.UNUSABLE
@@ -178,14 +176,14 @@ class ConsentCache:
             if unchanged and last.identity.install_id is not None:
                 return last
         found = consent(self._app, paths, env)
-        # What something other than the file decided may change without the file.
+        # A decision by anything else may change without the file.
         self._last = found if found.identity.decided_by in ("telemetry.json", "first run") else None
         self._home = paths.home if paths else None
         return found
 
 
 def project_id(install_id: str | None, project_dir: Path | str) -> str:
-    """Give the id of a project of an install: 64 hexadecimal digits that name neither. Empty where there is none.
+    """Give the id of a project on an install: 64 hexadecimal digits that reveal neither. Empty without an install id.
 
     sha256 of `{install_id}:{resolved dir}`.
     """
@@ -195,7 +193,7 @@ def project_id(install_id: str | None, project_dir: Path | str) -> str:
         return ""
     try:
         return sha256(os.fsencode(f"{install_id}:{os.path.realpath(project_dir)}")).hexdigest()
-    except (OSError, ValueError):  # a working folder that was deleted, a name that is none
+    except (OSError, ValueError):  # a working folder that was deleted, a name with a NUL in it
         return ""
 
 
@@ -214,7 +212,7 @@ def draft(
         "installId": install_id,
         "enabled": enabled,
         "noticeShownAt": moment,
-        "noticeShownVersion": NOTICE_VERSION,
+        "noticeShownVersion": _NOTICE_VERSION,
         "createdAt": created_at or moment,
     }
     return (json.dumps(fields, indent=2) + "\n").encode()
@@ -240,9 +238,9 @@ def mint(paths: Paths, install_id: str) -> bool:
 
 
 def decide_for_all(paths: Paths, *, enabled: bool) -> None:
-    """Write a person's decision into `telemetry.json`; what the file says of the install stays as it is.
+    """Write a person's decision into `telemetry.json`; everything else in the file stays as it is.
 
-    A file that doesn't read is replaced: this is how it is mended. Raises OSError.
+    A file that can't be parsed is replaced, which repairs it. Raises OSError.
     """
     import json  # noqa: PLC0415 - with the file's reader
 
@@ -259,7 +257,7 @@ def decide_for_all(paths: Paths, *, enabled: bool) -> None:
 
 
 def _install_id_of(fields: object) -> str:
-    """Keep the install id of a file that is not ktx's in some other way; else make one."""
+    """Keep the install id of a file that is invalid in another way; else make one."""
     found = fields.get("installId") if isinstance(fields, dict) else None
     if isinstance(found, str) and _is_uuid(found):
         return found

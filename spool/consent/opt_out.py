@@ -1,7 +1,7 @@
-"""Opting out deletes everything that waits, and what tells of it.
+"""Opting out deletes everything that waits, and every record of it.
 
-Pending and dead events, aside files, spans, quarantine; the ledger of what was captured, the log of the runs and the
-report, drafts included.
+That is: pending and dead events, files aside, spans, quarantine, `emitted.json`, the log of the runs and the report,
+drafts included.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["is_wiped", "wipe", "wipe_once"]
 def wipe(paths: Paths, wait_s: float = 1.0) -> int:
     """Delete what waits; give how many events the queue held. The counters stay, so that the account adds up.
 
-    Raises SpoolError where the queue can't be had: then it is deleted whole, counters and all. A spool that is a link
-    or somebody else's is left alone: UnsafePathError.
+    Raises SpoolError where the queue can't be used: then everything beside it is deleted all the same, and the next run
+    deletes the rest. A spool that is a link or another user's is left alone: UnsafePathError.
     """
-    import shutil  # noqa: PLC0415 - it brings every compressor along, for what is done once
+    import shutil  # noqa: PLC0415 - it loads every compressor, for what is done once
 
     from spool.queue import Queue  # noqa: PLC0415 - sqlite3, only when there is something to delete
 
@@ -39,13 +39,13 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
             if entry.name.startswith(("queue.wiped-", "doctor-")):  # of an earlier wipe or doctor that was killed
                 shutil.rmtree(entry.path, ignore_errors=True)
             elif entry.name.lstrip(".").startswith((paths.flush_log.name, paths.report_page.name, paths.emitted.name)):
-                with suppress(OSError):  # a process that is at work renames its draft
+                with suppress(OSError):  # a running process has renamed its draft
                     os.unlink(entry.path)
     return gone
 
 
 def is_wiped(paths: Paths, decided: Signature | None) -> bool:
-    """Tell whether nothing is left to delete after this decision. Raises OSError where it can't be read."""
+    """Tell whether this opt-out was carried out already. Raises OSError where that can't be read."""
     if not os.path.isdir(paths.spool):
         return True
     try:
@@ -55,7 +55,7 @@ def is_wiped(paths: Paths, decided: Signature | None) -> bool:
 
 
 def wipe_once(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> None:
-    """Delete what waits, once for each decision: what an opt-out costs the runs after it is one small read.
+    """Delete what waits, once for each decision: later runs only read one small file.
 
     `decided` is the signature of the `telemetry.json` that says no. What can't be deleted now is deleted
     at the next run.

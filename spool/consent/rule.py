@@ -1,7 +1,4 @@
-"""The consent rule: one pure function. Whoever asks whether telemetry is on asks here.
-
-Off always wins, and what can't be read means off.
-"""
+"""The consent rule: one pure function. Off always wins, and a file that can't be read means off."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from typing import NamedTuple
 
 from spool.settings import env_prefix, is_set
 
-__all__ = ["Decision", "FileState", "HomeState", "decide", "opted_out_by"]
+__all__ = ["FileState", "HomeState", "decide", "opted_out_by"]
 
 
 class HomeState(enum.Enum):
-    """What the home is to this process."""
+    """Whether this process may use the home."""
 
     USABLE = "usable"
     UNUSABLE = "unusable"

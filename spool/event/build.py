@@ -1,4 +1,4 @@
-"""The frozen message: built once at capture, and never changed after.
+"""The frozen message: built once at capture, and never changed afterwards; and the check of one that others wrote.
 
     {"uuid", "event", "distinct_id", "timestamp", "properties": {...}}
 
@@ -43,7 +43,7 @@ def compose(  # noqa: PLR0913 - the parts of an event, by name
     timestamp: datetime | None,
     uuid: str | uuids.UUID | None,
 ) -> dict[str, Any]:
-    """Put an event together. What the envelope says beats a property of the same name.
+    """Put an event together. The envelope wins over a property of the same name.
 
     Raises InvalidEventError for what is no event.
     """
@@ -63,7 +63,7 @@ def compose(  # noqa: PLR0913 - the parts of an event, by name
 
 
 def freeze(message: Mapping[str, Any], max_bytes: int) -> Event:
-    """Freeze an event: its text, from now on.
+    """Give an event as the text that it is from now on.
 
     NaN and the infinities become null, lone surrogates U+FFFD. Raises InvalidEventError for what is no
     JSON, EventTooLargeError over `max_bytes`.
@@ -139,13 +139,13 @@ def _clean(value: Any, depth: int = 0) -> Any:
     return value
 
 
-# -- events that somebody else wrote: a file aside, an import -------------------------------------------------
+# -- events that another program wrote: a file aside, an import ------------------------------------------------
 
 
 def check_stored(text: str) -> dict[str, Any]:
-    """Parse an event that somebody else wrote (an aside file, an import); InvalidEventError if it is none.
+    """Parse an event that another program wrote; InvalidEventError if it is none.
 
-    Holds what PostHog's batch endpoint demands of an event: one malformed event would fail a whole batch.
+    Checks what PostHog's batch endpoint demands of an event: one malformed event would fail a whole batch.
     """
     try:
         message = json.loads(text)
@@ -171,7 +171,7 @@ def check_stored(text: str) -> dict[str, Any]:
 
 
 def normalise(message: Mapping[str, Any]) -> str:
-    """Write a checked event of somebody else as the queue wants it: ASCII, properties last, not empty."""
+    """Write an event that was checked as the queue needs it: ASCII, properties last, not empty."""
     properties = {"$lib": "ktx-spool", **message["properties"], "$ignore_sent_at": True}
     properties.pop("spool_sequence", None)
     head = {name: message[name] for name in ("uuid", "event", "distinct_id", "timestamp")}

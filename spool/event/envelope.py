@@ -1,6 +1,6 @@
-"""What every event carries beside its own fields: version, platform, runtime, and what PostHog is to do with it.
+"""The fields that every event has beside its own: version, platform, runtime, and instructions to PostHog.
 
-Nothing that names a person or a place.
+None of them names a person or a place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from spool.settings import VERSION, is_set
 
 __all__ = ["envelope", "host_facts"]
 
-# Node's names, which ktx's events use, for what Python calls otherwise.
+# Node's names for processors, which ktx's events use, where Python has another one.
 _ARCH = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "i386": "ia32", "i686": "ia32"}
 
 

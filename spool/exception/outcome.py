@@ -1,4 +1,4 @@
-"""How a command ended, from what left it. Click and Typer are known by name: the host brings its own."""
+"""How a command ended, by the exception that left it. Click and Typer are known by name: a host brings its own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import NamedTuple
 __all__ = ["OUTCOMES", "Outcome", "cause_of", "is_clicks", "is_control_flow", "is_usage", "outcome_of"]
 
 OUTCOMES = ("ok", "error", "aborted")
-# What a shell, and whoever follows it, says of a command that SIGHUP, SIGINT or SIGTERM ended.
+# Exit codes by which a shell reports a command that SIGHUP, SIGINT or SIGTERM ended.
 _OF_SIGNALS = {129, 130, 143}
-# Packages that bring Click's exceptions; Typer has them inside since 0.25.
+# Packages with Click's exceptions; Typer has its own copy since 0.25.
 _CLICKS = {"click", "typer", "asyncclick"}
 
 
@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(error: BaseException | None) -> Outcome:
-    """Tell a command's outcome from what left it.
+    """Tell a command's outcome by the exception that left it.
 
     A plain return, `sys.exit(0)` and `typer.Exit()` are ok. Ctrl-C, an abort of Click or Typer, a cancelled task
     and an exit with the code of a signal are aborted. Everything else is an error; an exit that was raised `from`
@@ -49,7 +49,7 @@ def _exited(error: BaseException, code: object) -> Outcome:
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """Give what an error was raised from, whatever its class makes of its attributes."""
+    """Give the error that this one was raised from, even if its class overrides attributes."""
     cause: BaseException | None = vars(BaseException)["__cause__"].__get__(error)
     return cause
 
@@ -67,14 +67,14 @@ def is_usage(error: BaseException) -> bool:
 
 
 def is_control_flow(error: BaseException) -> bool:
-    """Tell what is raised to leave, or to tell the person something, and is no fault of the program."""
+    """Tell whether an error only leaves the program or informs the person, and is no fault of the program."""
     if _is(error, KeyboardInterrupt | SystemExit | GeneratorExit) or _is_cancelled(error):
         return True
     return any(is_clicks(error, name) for name in ("Exit", "Abort", "ClickException"))
 
 
 def _is(error: BaseException, kinds: type[BaseException] | UnionType) -> bool:
-    return issubclass(type(error), kinds)  # isinstance would ask the error
+    return issubclass(type(error), kinds)  # isinstance would run code of the error's class
 
 
 def _is_cancelled(error: BaseException) -> bool:

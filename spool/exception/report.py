@@ -30,7 +30,7 @@ from spool.exception.redaction import Redactor, error_class, whereabouts
 
 __all__ = ["exception_properties", "first_time", "forget", "is_expected", "mark_expected"]
 
-# Somebody reads them; and 20 texts take 240,000 bytes of an event's 900,000 at the very most.
+# A person reads them; and 20 texts take at most 240,000 of an event's 900,000 bytes.
 _MOST_ERRORS = 20
 # Groups within groups whose members are asked for their marks.
 _DEEPEST_GROUP = 3
@@ -65,10 +65,10 @@ def exception_properties(
     """
     entries: list[dict[str, object]] = []
     try:
-        told = _Teller(secrets, typed, in_app)
+        describe = _Describer(secrets, typed, in_app)
         for number, (one, parent) in enumerate(_related(error)):
-            entries.append({**told(one), "mechanism": _mechanism(number, parent, handled=handled)})
-    except Exception:  # noqa: BLE001 - the host comes first; an error that can't be told still counts
+            entries.append({**describe(one), "mechanism": _mechanism(number, parent, handled=handled)})
+    except Exception:  # noqa: BLE001 - the host comes first; an error that can't be described still counts
         mechanism = _mechanism(0, None, handled=handled)
         entries = entries or [{"type": "Exception", "value": "", "module": None, "mechanism": mechanism}]
     return {"$exception_list": entries, "$exception_level": "error"}
@@ -99,7 +99,7 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
-    if not issubclass(type(error), BaseExceptionGroup):  # isinstance would ask the error
+    if not issubclass(type(error), BaseExceptionGroup):  # isinstance would run code of the error's class
         return ()
     members: tuple[BaseException, ...] = vars(BaseExceptionGroup)["exceptions"].__get__(error)
     return members
@@ -176,11 +176,11 @@ def forget(error: BaseException) -> None:
             del _attributes(one)[_REPORTED]
 
 
-# -- what is told of one --------------------------------------------------------------------------------
+# -- one error, described --------------------------------------------------------------------------------
 
 
-class _Teller:
-    """Tells one error after the other: the rules, the room that is left, the files that were read.
+class _Describer:
+    """Describes one error after the other: holds the rules, the room that is left and the files that were read.
 
     Made once for a report.
     """
@@ -200,7 +200,7 @@ class _Teller:
         self._lines: dict[str, str] = {}
 
     def __call__(self, error: BaseException) -> dict[str, object]:
-        """Tell one. A class whose name does not look like one is told as the class that it derives from."""
+        """Describe one. A class whose name does not look like one is reported as the class that it derives from."""
         module = vars(type(error)).get("__module__")
         redacted = self._public if self._is_own(module) else self._private
         names = (name for kind in type(error).__mro__ if (name := error_class(kind)) and redacted(name) == name)
@@ -213,7 +213,7 @@ class _Teller:
         }
 
     def _frames(self, traceback: TracebackType | None) -> list[dict[str, object]]:
-        """Tell the calls, outermost first: of many the outer 10 and the inner 40. The inner ones get room first."""
+        """Describe the calls, outermost first: of many the outer 10 and the inner 40. The inner ones get room first."""
         from json import dumps  # noqa: PLC0415 - an event is built of this next, which needs it too
 
         calls = _calls(traceback)

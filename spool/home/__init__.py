@@ -1,6 +1,6 @@
 """Where the files of a home are (`Paths`), and how they are read and written: privately, whole, never through a link.
 
-What is below the home may have been put there by anybody, or be damaged: nothing here follows a link, waits for a
+Anything below the home may have been put there by others, or be damaged: nothing here follows a link, waits for a
 pipe, or reads more than a limit.
 """
 

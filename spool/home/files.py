@@ -27,7 +27,7 @@ __all__ = [
 
 Signature = tuple[int, int, int]
 
-# A file of state or one event: an event is at most 900 kB, twice that is no file of ours.
+# No file of ours is larger: they hold state, or one event of at most 1 MB.
 _MAX_FILE_BYTES = 2_000_000
 _FOLDER_MODE = 0o700
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -50,7 +50,7 @@ def private_folder(path: Path) -> bool:
         made = False
     except FileNotFoundError:
         os.makedirs(path.parent, _FOLDER_MODE, exist_ok=True)
-        with suppress(FileExistsError):  # another first run was faster
+        with suppress(FileExistsError):  # another process was faster
             os.mkdir(path, _FOLDER_MODE)
     _check_owned(path, os.lstat(path), "folder")
     if os.name == "posix" and stat.S_IMODE(os.lstat(path).st_mode) != _FOLDER_MODE:
@@ -111,7 +111,7 @@ def read_bounded(path: Path, limit: int = _MAX_FILE_BYTES, *, follow: bool = Tru
 
 
 def signature(path: Path) -> Signature | None:
-    """Tell one state of a file from another, in one system call; None where it can't be looked at."""
+    """Give a value that changes when the file does, by one system call; None where it can't be looked at."""
     try:
         status = os.stat(path)
     except OSError:

@@ -36,7 +36,7 @@ class Paths:
 
     @cached_property
     def queue_staged(self) -> Path:
-        """Where a queue is built before it gets its place."""
+        """Where a queue is built before it is renamed to `queue`."""
         return self.spool / "queue.new"
 
     @cached_property
@@ -46,7 +46,7 @@ class Paths:
 
     @cached_property
     def log(self) -> str:
-        """What SQLite writes first."""
+        """SQLite's log (WAL): a commit is written here first."""
         return f"{self.database}-wal"
 
     @cached_property
@@ -95,7 +95,7 @@ class Paths:
 
     @cached_property
     def aside(self) -> Path:
-        """The side door: one file per event that could not enter the queue in time."""
+        """One file for each event that could not enter the queue in time."""
         return self.spool / "aside"
 
     @cached_property
@@ -105,7 +105,7 @@ class Paths:
 
     @cached_property
     def wiped(self) -> Path:
-        """Which opt-out was carried out here."""
+        """Which opt-out was carried out here: the signature of its `telemetry.json`."""
         return self.spool / "wiped"
 
     @cached_property
@@ -120,7 +120,7 @@ class Paths:
 
 
 def resolve_home(app: str, home: Path | str | None, env: Mapping[str, str]) -> Path | None:
-    """Say where the app's home is, as an absolute path, or None where there is no usable answer.
+    """Give the app's home as an absolute path, or None where none can be named.
 
     An explicit `home` wins, then the guard kit's, then `<APP>_HOME`, then `~/.<app>` by `HOME` or the account's own
     entry. No `~` and no `$` inside a path is expanded: a folder may be called so.

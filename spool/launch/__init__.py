@@ -1,1 +1,1 @@
-"""How a flusher is started, and where it delivers."""
+"""How a flusher is started (`start`), and where it delivers (`destination`): import from the modules."""

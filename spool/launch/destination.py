@@ -11,7 +11,7 @@ from spool.errors import ConfigurationError, SpoolError
 from spool.home import Paths, private_folder, read_bounded, write_atomic
 from spool.settings import DEFAULT_HOST, Limits, env_prefix, is_set
 
-__all__ = ["Destination", "check_host", "check_key", "host_catalogue", "host_limits", "leave", "resolve"]
+__all__ = ["Destination", "check_host", "host_catalogue", "host_limits", "leave", "resolve"]
 
 
 _MEND = "delete it, and run the host CLI once"
@@ -25,11 +25,11 @@ class Destination(NamedTuple):
 
 
 def leave(paths: Paths, fields: Mapping[str, str | None], limits: Limits) -> None:
-    """Write `destination.json` if it says something else. A key of None leaves a known one alone.
+    """Write `destination.json` if something in it changes. A key of None leaves a known one alone.
 
-    The limits stand there too: the flusher expires by the host's; and the name of its catalogue, if that has
-    one: the flusher holds the files aside to it. A machine that refuses is no matter for
-    the host: `ktx-flush` will say what it misses.
+    It also holds the limits, since the flusher expires by the host's, and the name of the host's catalogue, if that has
+    one, since the flusher checks files aside against it. Where it can't be written the host goes on: `ktx-flush` will
+    say what is missing.
     """
     try:
         before = json.loads(read_bounded(paths.destination))
@@ -43,11 +43,11 @@ def leave(paths: Paths, fields: Mapping[str, str | None], limits: Limits) -> Non
         private_folder(paths.spool)
         write_atomic(paths.destination, json.dumps(after, indent=2).encode() + b"\n", durable=True)
     except (OSError, SpoolError):
-        return  # the flusher names what it misses; the host has nothing to do with it
+        return  # see above
 
 
 def host_limits(paths: Paths) -> Limits:
-    """Give the limits that the host left; the defaults where there are none that hold."""
+    """Give the limits that the host left; the defaults where there are none, or invalid ones."""
     try:
         return Limits(**json.loads(read_bounded(paths.destination))["limits"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -78,7 +78,7 @@ def resolve(
     variable = prefix + "TELEMETRY_ALLOW_HTTP"
     check_host(destination.host, None if is_set(env.get(variable)) else variable)
     if destination.project_key is not None:
-        check_key(destination.project_key)
+        _check_key(destination.project_key)
     return destination
 
 
@@ -115,8 +115,8 @@ def check_host(host: str, variable: str | None) -> None:
         raise ConfigurationError(f"the host {host!r} is not encrypted: write https://, or allow it by {variable}=1")
 
 
-def check_key(key: str) -> None:
-    """Raise ConfigurationError for a key that is personal, or none."""
+def _check_key(key: str) -> None:
+    """Raise ConfigurationError for a personal key, and for what is no key."""
     if key.startswith("phx_"):
         raise ConfigurationError("the key is a personal one (phx_): give the project's own (phc_), it can only capture")
     if not key.strip() or any(character.isspace() or not character.isprintable() for character in key):

@@ -1,9 +1,9 @@
 """Is a flush due? Then start `python -m flusher`, detached. Never imports it.
 
 A host asks twice: at its first event (something may wait from before) and at its end. Asking costs a few looks at
-files, no database. A launch is claimed under `flush.lock`, so of many hosts at once one starts a flusher, and the next
-one not before `LAUNCH_PAUSE_S`; a success is not repeated before `interval_s`; a failure keeps all away until the
-stored next attempt.
+files, and opens no database. A launch is claimed under `flush.lock`: of many hosts at once, one starts a flusher, and
+no other does within `LAUNCH_PAUSE_S`. After a success none is started within `interval_s`, after a failure none before
+the stored next attempt.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from spool.settings import GUARD, env_prefix, is_set
 
 __all__ = ["child_environment", "command", "is_due", "launch_if_due", "reaped", "run_and_wait", "waits"]
 
-# A flusher takes its lock some 0.3 s after its start; until it has stored its result nobody knows of it.
+# A flusher takes its lock some 0.3 s after its start. Before that, and if it ends with no result to store, no other
+# process knows of it.
 LAUNCH_PAUSE_S = 30.0
-# Ends at once and leaves the flusher to the system: a host that waits for any child (`os.wait`) never sees it, and
-# no zombie is left. A shell, because forking twice is not for a host with threads or a large memory, and an
-# interpreter takes some 20 ms to get as far; this takes 1 to 2 ms. The flusher starts a moment later and steps back
-# from its first moment: the host may be about to end, and somebody waits for that.
+# The shell ends at once and leaves the flusher to the system: a host that waits for any child (`os.wait`) never sees
+# it, and no zombie is left. A shell takes 1 to 2 ms for that, an interpreter some 20, and forking twice would copy a
+# host with threads or a large memory. The flusher starts a moment later and with low priority: the host may be about
+# to end, and a person waits for that.
 _DETACH = '{ sleep 0.2; command -v nice >/dev/null && exec nice -n 10 "$@"; exec "$@"; } &'
 _SHELL = ("/bin/sh", "-c", _DETACH, "sh")
 # What a flusher needs of a host's environment; the rest (PYTHON*, POSTHOG_*, LD_*) could redirect it.
@@ -44,7 +45,7 @@ _KEPT = {
 def is_due(paths: Paths, now: float, interval_s: float) -> bool:
     """Tell from `flush.json` and the last launch whether an attempt may be made now.
 
-    A clock that jumped back makes neither wait longer than it was decided to be.
+    After a clock was set back, neither waits longer than what was stored.
     """
     state: dict[str, object] = {}
     try:
@@ -84,7 +85,7 @@ def waits(paths: Paths) -> bool:
 def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> int | None:
     """Start a flusher if one may start. Never raises.
 
-    Gives a child that is left to be reaped, if it is not over in `reap_s`: a process at its end need not wait for it.
+    Gives the child, for the caller to reap later, if it has not ended within `reap_s`.
     """
     if is_set(os.environ.get(GUARD)) or getattr(sys, "frozen", False) or not sys.executable:
         return None
@@ -115,7 +116,7 @@ def command(app: str, paths: Paths) -> list[str]:
 
 
 def child_environment(app: str, env: Mapping[str, str]) -> dict[str, str]:
-    """Give what a flusher may know of the host's environment, and the place of this package."""
+    """Give the part of the host's environment that a flusher gets, and the folder of this package."""
     prefix = env_prefix(app)
     kept = {name: value for name, value in env.items() if name in _KEPT or name.startswith(prefix + "TELEMETRY_")}
     return {**kept, GUARD: "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -144,7 +145,7 @@ _DRAINED = ("delivered", "nothing to do")
 
 
 def _spawn(arguments: list[str], env: dict[str, str], reap_s: float) -> int | None:
-    """Start a process that has nothing of ours: own session, no stream, no descriptor. Gives a child to be reaped."""
+    """Start a process in its own session, without our streams and descriptors. Gives a child to be reaped, if any."""
     if sys.platform == "win32":
         _spawn_without_posix(arguments, env)
         return None
@@ -162,7 +163,7 @@ def _posix_spawn(arguments: list[str], env: dict[str, str]) -> int:
         *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)),
         *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
     ]
-    # Held back here while the event is put on disk, and no matter of the flusher's.
+    # Held back in this process while the event is put on disk; the flusher gets the default actions.
     ends = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM]
     return os.posix_spawn(
         arguments[0], arguments, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=ends
@@ -170,7 +171,7 @@ def _posix_spawn(arguments: list[str], env: dict[str, str]) -> int:
 
 
 def _inheritable() -> list[int]:
-    """Give what somebody left open for the children of this process: whoever reads from such a pipe would wait."""
+    """Give the descriptors that children would inherit: whoever reads from such a pipe would wait for the flusher."""
     found: list[int] = []
     with suppress(OSError):  # no such folder
         for number in map(int, os.listdir("/dev/fd")):
@@ -180,7 +181,7 @@ def _inheritable() -> list[int]:
 
 
 def reaped(child: int, wait_s: float = 0.0) -> bool:
-    """Wait a moment for a child that ends at once; True when nothing of it is left."""
+    """Wait at most `wait_s` for a child to end; True when it is reaped."""
     if sys.platform == "win32":  # nobody waits for a child there
         return True
     deadline = time.monotonic() + wait_s
@@ -190,7 +191,7 @@ def reaped(child: int, wait_s: float = 0.0) -> bool:
                 return False
             time.sleep(0.0003)
     except ChildProcessError:
-        pass  # the host ignores its children's ends, or waits for all of them in another thread
+        pass  # the host ignores SIGCHLD, or another thread of it waits for all children
     return True
 
 
