@@ -80,7 +80,7 @@ class Limits(_Limits):
 
 
 def is_plain_name(text: str) -> bool:
-    """Tell whether a text can name a folder, a variable and an option: a letter, then up to 63 letters, digits, -, _."""
+    """Tell whether a text can name a folder, variable and option: a letter, then up to 63 letters, digits, -, _."""
     letters = text.replace("-", "").replace("_", "")
     return text.isascii() and text[:1].isalpha() and letters.isalnum() and len(text) <= _LONGEST_NAME
 

@@ -1,7 +1,7 @@
 """The durable queue: one diskcache (`cache`), under a file lock (`lock`), with an account that adds up.
 
-`Queue` is what others use, `FileLock` is every lock of ours, `signals_held` keeps signals out of what must not be cut.
-Importing this loads diskcache, filelock and sqlite3: the first capture does, and a command that is opted out doesn't.
+`Queue` is what others use, `FileLock` is every lock of ours, `signals_held` holds signals back during an append.
+Importing this loads diskcache, filelock and sqlite3: the first capture does, a command that is opted out doesn't.
 """
 
 from spool.queue.account import Account

@@ -2,8 +2,8 @@
 
     captured == delivered + pending + dead + lost
 
-`captured` and `pending` are counted by others than the rest (the sequence, the rows): that the sum holds is a proof and
-no definition. For those who ask; a capture needs none of this.
+`captured` is counted by the sequence, `pending` by the rows, the rest by the ledger: so the sum is a check, and not
+true by definition. A capture needs none of this.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Account:
 
     @property
     def balanced(self) -> bool:
-        """Whether every event is accounted for. Always true; `status` and the tests look."""
+        """Whether every event is accounted for. Always true for a sound queue; `verify` and the tests check it."""
         return self.captured == self.delivered + self.pending + self.dead + self.lost
 
     def with_aside(self, count: int) -> Account:
@@ -70,7 +70,7 @@ def account(transaction: Transaction) -> Account:
 
 
 def verify(transaction: Transaction) -> None:
-    """Raise QueueDamagedError unless the account adds up, and knows of as many dead letters as there are."""
+    """Raise QueueDamagedError unless the account adds up and counts as many dead letters as there are."""
     found = account(transaction)
     if not found.balanced:
         raise QueueDamagedError("the account does not add up")

@@ -14,13 +14,13 @@ __all__ = ["signals_held"]
 
 Handlers = Mapping[int, Callable[..., object]]
 
-# Those that people and supervisors send to end or to rouse a command, and the one that raises from timers.
+# Those that people and supervisors send to end or to notify a command, and the one of timers.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2")
 _HELD = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 class _Block:
-    """Whether a block is under way, and whose. There is one main thread, so there is one block."""
+    """Whether a block is under way, and in which thread. Only the main thread enters one, so there is one at a time."""
 
     active = False
     thread: int | None = None
@@ -29,15 +29,15 @@ class _Block:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold signals back for the block; what came is delivered at its end. A block within a block does nothing.
+    """Hold signals back for the block; those that came are delivered at its end. A nested block does nothing.
 
-    An exception that a handler raises inside a transaction would leave it open. Handlers run in the main thread
-    only, so another thread needs nothing. In the main thread the mask is enough as long as it is alone. Another
-    thread may take the signal from the system, and CPython would still run the handler here: then handlers are
-    exchanged for one that takes a note.
+    An exception that a handler raises inside a transaction would leave it open. Handlers run in the main thread only,
+    so other threads need nothing. A mask is enough while the main thread is the only one. Otherwise another thread may
+    receive the signal, and CPython would still run the handler in the main thread: then each handler is replaced by one
+    that only notes the signal.
 
-    A handler of another signal may still raise inside the block. It costs that event its place in the queue, never an
-    event that was acknowledged.
+    The handler of a signal that is not held back may still raise inside the block. That keeps this event out of the
+    queue, and never loses one that was acknowledged.
     """
     if _Block.active or threading.get_ident() != threading.main_thread().ident:
         yield
@@ -78,7 +78,7 @@ def _noted() -> Iterator[None]:
     try:
         for number in _HELD:
             handler = signal.getsignal(number)
-            # A default action ends the process, which no append minds; a handler of C's can't be put back.
+            # A default action ends the process, which can't harm an append; a handler set by C code can't be restored.
             if callable(handler):
                 exchanged[number] = handler
                 signal.signal(number, note)
@@ -97,9 +97,9 @@ def _put_back(handlers: Handlers) -> None:
 
 
 def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> None:
-    """Call the handler of each signal that was noted, also when that of one before it raises.
+    """Call the handler of each signal that was noted, even when an earlier one raises.
 
-    Not by raising the signal again: whoever listens on the wakeup descriptor (asyncio) heard of it when it came.
+    The signal is not raised again: whoever reads the wakeup descriptor (asyncio) was told when it came.
     """
     if came:
         number, frame = came.pop(0)
@@ -110,7 +110,7 @@ def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> No
 
 
 def _end_in_child() -> None:
-    """End the block in a child that another thread forked: the thread that would have ended it is not there."""
+    """End the block in a child that another thread forked: the thread that would have ended it does not exist there."""
     if _Block.active and _Block.thread != threading.get_ident():
         _Block.active = False
         _put_back(_Block.exchanged)

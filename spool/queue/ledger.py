@@ -9,7 +9,7 @@ from spool.errors import QueueDamagedError
 
 __all__ = ["Ledger"]
 
-# Losses that a person asked for: counted, but not reported to anybody.
+# Losses that a person asked for: counted, but not reported.
 PRIVATE_CAUSES = frozenset({"opted_out"})
 
 

@@ -33,8 +33,8 @@ class FileLock:
 
     The file is created 0600, in a private folder, and never deleted: a deleted lock file would give two holders.
     If somebody else deletes it, the next `acquire` notices and locks the new file. A dead process holds nothing.
-    Not re-entrant and not for several threads at once: its owner sees to that. Without `create` a file that is
-    not there raises FileNotFoundError.
+    Neither re-entrant nor thread-safe: its owner takes care of that. Without `create` a missing file raises
+    FileNotFoundError.
     """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
@@ -56,7 +56,7 @@ class FileLock:
         UnsafePathError for a link or a foreign file, OSError where the machine refuses.
         """
         deadline = time.monotonic() + wait_s
-        # The number of tries is a bound of its own: a test of a host may have stopped the clock.
+        # The number of tries is bounded as well: a host's test may have stopped the clock.
         for _ in range(1 + round(wait_s / _PAUSE_S)):
             if self._try():
                 return
@@ -89,7 +89,7 @@ class FileLock:
         self._opened = os.fstat(self._descriptor)
 
     def _is_current(self) -> bool:
-        """Tell whether the locked file still has the name: else others lock another file."""
+        """Tell whether the locked file still has the name: otherwise other processes lock another file."""
         try:
             named = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
@@ -97,12 +97,12 @@ class FileLock:
         return self._opened is not None and os.path.samestat(named, self._opened)
 
     def release(self) -> None:
-        """Let the next one in. The descriptor stays open for the next time."""
+        """Give the lock back. The descriptor stays open for the next time."""
         if self._descriptor is not None:
             unlock_descriptor(self._descriptor)
 
     def close(self) -> None:
-        """Close the descriptor: what this object held is free, unless a parent process holds it too."""
+        """Close the descriptor, which gives the lock back, unless a parent process holds it too."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from spool.errors import QueueDamagedError
 
-__all__ = ["FORMAT", "Record", "decode", "decode_number", "encode", "encode_number"]
+__all__ = ["FORMAT", "decode", "decode_number", "encode", "encode_number"]
 
 FORMAT = 1
 # More than any install will ever count, and as exact as JSON's numbers are.
@@ -38,12 +38,12 @@ def decode(value: object) -> Record:
         if int(checksum, 16) == zlib.crc32(text.encode("ascii"), zlib.crc32(head.encode())):
             return Record(float(head), text)
     except ValueError:
-        pass  # said below: whichever part is wrong, the row is not what was written
+        pass  # whichever part is wrong, the row is not what was written
     raise QueueDamagedError("a row of the queue is not what was written")
 
 
 def encode_number(number: int) -> str:
-    """Give the row for a counter: `<number> <crc32>`, for a flipped bit would number events anew."""
+    """Give the row for a counter: `<number> <crc32>`, since a flipped bit would give numbers a second time."""
     return f"{number} {zlib.crc32(b'%d' % number):08x}"
 
 

@@ -1,4 +1,4 @@
-"""The guard kit: a pytest plugin for hosts, so that no event of theirs goes silent unnoticed.
+"""The guard kit: a pytest plugin by which a host notices when one of its events is no longer captured.
 
     def test_a_damaged_file_is_told(captured):
         run(["mycli", "ingest", "damaged.db"])
@@ -10,10 +10,10 @@
             run(["mycli", "ingest", "shop.db"])
         captured.none()
 
-pytest finds it once this package is installed; a suite that doesn't ask for `captured` has nothing of it. For a
-test that does, every Telemetry, of any app, made before or in the test, here or in a child process, has a home of
-the test's own: an install that has had its first run, telemetry on. Mistakes raise, and no flusher is started.
-What is listed is read from the spool that was written: nothing is patched.
+pytest finds it once this package is installed; a suite that doesn't use `captured` is not affected. In a test that uses
+it, every Telemetry of any app, made before or in the test, here or in a child process, has a home of the test's own: an
+install after its first run, with telemetry on. Mistakes raise, and no flusher is started. The events are read from the
+spool that was written: nothing is patched.
 
 `pytest --spool-require-all-events` fails if an event of the catalogue was captured by no test that used `captured`.
 """
@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch the session if that is asked for."""
+    """Register the session check if it is asked for."""
     if config.getoption(REQUIRE):
         from spool.testing.all_events import AllEvents  # noqa: PLC0415 - for a session that is checked
 
@@ -88,7 +88,7 @@ def _stage(patch: pytest.MonkeyPatch, home: Path, apps: set[str]) -> None:
 
 
 def _leave(host: Host, home: Path, *, before: object) -> None:
-    """Make a host ready for the next test; a command that this one left open is over."""
+    """Make a host ready for the next test; a command that this test left open is ended."""
     if host.span is not None and host.span is not before:
         host.span.abort()
         host.span = None

@@ -1,9 +1,9 @@
 """The guard kit's session check: every event of the catalogue was captured by some test.
 
-Each test that uses `captured` tells what was captured in it; under pytest-xdist the workers hand that to their
-controller, which judges. All tests that ran count, also those that failed. A run that a person narrowed to look
-at some tests (`-k`, `--lf`, a test's own id) is not judged, and says so; one that was narrowed by a marker or by
-folders is. A run that ended early (`-x`) is a failed one already.
+Each test that uses `captured` reports what was captured in it; under pytest-xdist the workers pass that to their
+controller, which judges. All tests that ran count, also those that failed. A run that a person narrowed to some tests
+(`-k`, `--lf`, a test's own id) is not judged, and says so; one that was narrowed by a marker or by folders is judged. A
+run that ended early (`-x`) has failed already.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HANDED = "spool_all_events"
 
 
 def missing(catalogue: Iterable[str], seen: Iterable[str]) -> list[str]:
-    """Give the events of a catalogue that were not seen, in its order. What the spool emits by itself is not asked."""
+    """Give the events of a catalogue that were not seen, in its order, without those that the spool itself captures."""
     left_out = {*seen, *_EXEMPT}
     return [name for name in catalogue if name not in left_out]
 

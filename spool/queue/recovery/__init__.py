@@ -1,6 +1,6 @@
-"""How a queue comes into being, is replaced, and is rebuilt of what reads of a damaged one.
+"""How a queue is created, replaced, and rebuilt from the rows of a damaged one that can be read.
 
-For the queue alone, which imports this when it has none, after damage, and at an opt-out: no usual command does.
+Only `queue.py` uses this: when there is no queue yet, after damage, and at an opt-out. Most commands never load it.
 """
 
 from spool.queue.recovery.replacement import counters, create, rebuild, replace

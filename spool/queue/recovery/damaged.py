@@ -1,4 +1,4 @@
-"""Read what can be read of a damaged queue: from a copy, for what is moved to quarantine stays as it was found."""
+"""Read what can be read of a damaged queue: from a copy, so that quarantine gets the files as they were found."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Damaged", "Rows", "read_damaged"]
 
 Rows = dict[Key, Value]
 
-# Row by row through a hole between two pages that don't read: a fifth of a second at most.
-_LARGEST_HOLE = 20_000
+# Row by row through a gap between two pages that can't be read: a fifth of a second at most.
+_LARGEST_GAP = 20_000
 # A queue of 64 MiB has some more in its pages; a header that tells of terabytes is damaged itself.
 _LARGEST_FILE = 2**30
 _SELECT = "SELECT rowid, typeof(key), key, raw, mode, filename, typeof(value), value FROM Cache WHERE rowid"
@@ -26,7 +26,7 @@ _Row = tuple[int, bytes, bytes, int, int, bytes | None, bytes, bytes]
 
 
 class Damaged(NamedTuple):
-    """The plain rows that could be read, and how many there should be by diskcache's own count, if that reads."""
+    """The plain rows that could be read, and how many there should be by diskcache's own count, if that can be read."""
 
     rows: Rows
     counted: int | None = None
@@ -57,7 +57,7 @@ def _copy(source: Path, target: Path) -> bool:
 
 
 def _fill_up(database: Path) -> None:
-    """Give a file that was cut off the length that its header tells: SQLite would refuse the pages that are left.
+    """Extend a file that was cut off to the length in its header: else SQLite would refuse the pages that are left.
 
     Page size and number of pages stand at 16 and 28 of the header: https://www.sqlite.org/fileformat2.html.
     """
@@ -105,20 +105,20 @@ def _plain(kind: bytes, value: object) -> Value:
 
 
 def _readable(connection: sqlite3.Connection) -> Iterator[_Row]:
-    """Go from the front to the first page that doesn't read, from the back likewise, then into the hole."""
+    """Go from the front to the first page that can't be read, from the back likewise, then through the gap."""
     front = yield from _run(connection, f"{_SELECT} > ? ORDER BY rowid LIMIT 1", -1, None)
     back = yield from _run(connection, f"{_SELECT} < ? ORDER BY rowid DESC LIMIT 1", 2**63 - 1, front)
-    for rowid in range(front + 1, min(back, front + _LARGEST_HOLE)):
+    for rowid in range(front + 1, min(back, front + _LARGEST_GAP)):
         with suppress(sqlite3.Error):
             yield from connection.execute(f"{_SELECT} = ?", (rowid,)).fetchall()
 
 
 def _run(connection: sqlite3.Connection, select: str, start: int, end: int | None) -> Generator[_Row, None, int]:
-    """Go row by row, for a cursor reads ahead and would fail one row early; give the last row's id."""
+    """Go row by row, since a cursor reads ahead and would fail one row early; give the last row's id."""
     forward = start < 0
     with suppress(sqlite3.Error):
         while row := connection.execute(select, (start,)).fetchone():
-            if row[0] == end or (row[0] > start) != forward:  # met the other walk, or goes round in a circle
+            if row[0] == end or (row[0] > start) != forward:  # at the end of the other direction, or in a loop of pages
                 break
             start = row[0]
             yield row

@@ -1,4 +1,4 @@
-"""A new queue: built beside its place with all that it holds, then renamed. Under the queue's lock."""
+"""A new queue: built as `queue.new` with all that it holds, then renamed. Under the queue's lock."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ __all__ = ["counters", "create", "rebuild", "replace"]
 
 
 def create(paths: Paths, durability: Durability, timeout_s: float) -> None:
-    """Bring the first queue into being, whole or not at all.
+    """Create the first queue, whole or not at all.
 
-    A queue that a killed process left beside is adopted if it was finished: it may hold what that process had
-    salvaged.
+    A `queue.new` that a killed process left is adopted if it was finished: it may hold what that process had salvaged.
     """
     if paths.queue_staged.exists():
         with suppress(SpoolError):  # not finished, so nothing is in it that isn't elsewhere
@@ -39,9 +38,9 @@ def create(paths: Paths, durability: Durability, timeout_s: float) -> None:
 
 
 def counters(cache: Cache, cause: str) -> tuple[dict[Key, Value], int]:
-    """Give the rows of a queue that holds nothing but the counters of this one, and how many events are lost by that.
+    """Give the rows of an empty queue with the counters of this one, and how many events go.
 
-    They are counted under `cause`.
+    Those are counted as lost by `cause`.
     """
     transaction = Transaction(cache)
     ledger, (sequence, _rows, _size) = transaction.ledger, transaction.totals()
@@ -52,12 +51,12 @@ def counters(cache: Cache, cause: str) -> tuple[dict[Key, Value], int]:
 
 
 def replace(paths: Paths, durability: Durability, rows: Mapping[Key, Value]) -> None:
-    """Put a queue with these rows in the place of the one that is there, which is deleted."""
+    """Put a queue with these rows in place of the present one, which is deleted."""
     _build(paths, durability, rows)
-    doomed = paths.spool / f"queue.wiped-{os.urandom(4).hex()}"
-    os.rename(paths.queue, doomed)
+    old = paths.spool / f"queue.wiped-{os.urandom(4).hex()}"
+    os.rename(paths.queue, old)
     os.rename(paths.queue_staged, paths.queue)
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def rebuild(paths: Paths, durability: Durability, reason: str) -> None:
@@ -75,7 +74,7 @@ def rebuild(paths: Paths, durability: Durability, reason: str) -> None:
 
 
 def _build(paths: Paths, durability: Durability, rows: Mapping[Key, Value]) -> None:
-    """Build a queue with `rows` in its place beside; its `format` row is committed with the last of them."""
+    """Build a queue with `rows` as `queue.new`; its `format` row is committed together with them."""
     folder = paths.queue_staged
     shutil.rmtree(folder, ignore_errors=True)
     try:

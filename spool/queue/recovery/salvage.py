@@ -1,4 +1,4 @@
-"""What a rebuilt queue holds of a damaged one: pure, from the rows that could be read."""
+"""Which rows of a damaged queue a rebuilt one gets: pure, from the rows that could be read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["salvaged"]
 
 
 def salvaged(damaged: Damaged) -> Rows:
-    """Choose what a rebuilt queue holds of the rows that could be read, and make its account add up.
+    """Choose the rows of a rebuilt queue from those that could be read, and make its account add up.
 
-    What the account knows of and no row holds is counted as lost by `damaged`; where nothing at all was
-    readable, one loss is counted, for there was at least something.
+    Events that the account counts and no row holds are lost by `damaged`; where nothing at all could be read, one loss
+    is counted, since there was at least something.
     """
     rows = damaged.rows
     events: Rows = {key: value for key, value in rows.items() if isinstance(key, int) and key > 0 and is_sound(value)}
@@ -25,7 +25,7 @@ def salvaged(damaged: Damaged) -> Rows:
     ledger, known = _ledger(rows.get("ledger"))
     ledger.dead = len(dead)
     settled = ledger.delivered + sum(ledger.lost.values()) - ledger.refused
-    # So many numbers were given at least, whatever the sequence says.
+    # At least so many numbers were given, whatever the sequence says.
     highest = max(
         _sequence(damaged, settled if known else 0),
         settled + len(events) + len(dead),
@@ -42,7 +42,7 @@ def salvaged(damaged: Damaged) -> Rows:
 
 
 def _sequence(damaged: Damaged, settled: int) -> int:
-    """Say how many numbers were given by the sequence; where that doesn't read, by the rows, sound or not."""
+    """Say how many numbers were given: by the sequence; where that can't be read, by the rows, sound or not."""
     try:
         return decode_number(damaged.rows.get("sequence"))
     except QueueDamagedError:
