@@ -1,7 +1,7 @@
-"""Take the aside files into the queue, each once, also when killed in the middle.
+"""Take the files aside into the queue, each once, also when killed in the middle.
 
-Of a host's catalogue a flusher knows the name that stands in destination.json, and judges by those that this package
-brings. It imports no module of a host: whoever can write below the home could run code by it.
+A flusher knows a host's catalogue only by its name in destination.json, and checks against the catalogues that come
+with this package. It imports no module of a host: otherwise whoever can write below the home could run code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from spool.settings import MOST_EVENT_BYTES
 
 __all__ = ["Taken", "absorb"]
 
-# What will not read better tomorrow: a folder, a link, a file larger than any event.
+# Errors that the next run would meet again: a folder, a link, a file larger than any event.
 _NEVER = {errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO}
 _STALE_S = 24 * 3600.0
 # What one transaction of the absorbing, and the memory of one process, should take.
@@ -42,11 +42,11 @@ class Taken(NamedTuple):
 def absorb(paths: Paths, queue: Queue, install_id: str | None = None, catalogue: str | None = None) -> Taken:
     """Absorb every finished file; give how many events that were.
 
-    The names go into the queue with the events, in one transaction; then the files are removed. Killed in
-    between, the next run finds the names and first removes what they name. A file that is no event is set
-    aside in quarantine with its reason, and counted as lost by `invalid` or `too_large`; one that can't be
-    read now stays. A sound event that the catalogue of this name doesn't allow is a dead letter. Notes of losses
-    are counted likewise. A folder that isn't ours is left alone: UnsafePathError.
+    The names go into the queue with the events, in one transaction; then the files are removed. After a kill in
+    between, the next run finds the names and first removes those files. A file that is no event moves to quarantine
+    with its reason, and is counted as lost by `invalid` or `too_large`; one that can't be read now stays. A sound event
+    that the catalogue of this name doesn't allow becomes a dead letter. Notes of losses are counted in the same way. A
+    folder that isn't ours is left alone: UnsafePathError.
     """
     if not os.path.lexists(paths.aside):
         return Taken(0, 0)
@@ -54,7 +54,7 @@ def absorb(paths: Paths, queue: Queue, install_id: str | None = None, catalogue:
     first_run.complete(paths, install_id)
     for name in queue.absorbed_names():
         if name.startswith(REFUSED):
-            _set_aside(paths, paths.aside / name.removeprefix(REFUSED), "refused by a run that was killed")
+            _quarantine(paths, paths.aside / name.removeprefix(REFUSED), "refused by a run that was killed")
         else:
             _remove(paths.aside / name)
     queue.forget_absorbed()
@@ -81,14 +81,14 @@ def _remove(path: Path) -> None:
 
 
 def _sweep(paths: Paths) -> None:
-    """Delete the drafts of writers that were killed a day ago: nobody was promised what they hold."""
+    """Delete drafts that are older than a day: their writers were killed before they acknowledged the event."""
     for entry in os.scandir(paths.aside):
         if entry.name[0] == "." and time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S:
             _remove(Path(entry.path))
 
 
 def _absorb_notes(paths: Paths, queue: Queue) -> None:
-    """Claim each note first, so that its process begins another, then count it once."""
+    """Claim each note first, so that its process starts another, then count it once."""
     claimed = []
     for path in loss_notes.notes(paths):
         target = path if path.name.endswith(loss_notes.CLAIMED) else path.with_name(path.name + loss_notes.CLAIMED)
@@ -122,14 +122,14 @@ def _absorb_chunk(paths: Paths, queue: Queue, chunk: list[Path], catalogue: str 
                 refused[path.name] = kind(f"no event's file: {error.strerror}")
     new = queue.absorb(events, {name: refusal.cause for name, refusal in refused.items()}, rejected)
     for name, refusal in refused.items():
-        _set_aside(paths, paths.aside / name, str(refusal))
+        _quarantine(paths, paths.aside / name, str(refusal))
     for name in (*events, *rejected):
         _remove(paths.aside / name)
     return Taken(new, len(rejected))
 
 
 def _event_of(path: Path, catalogue: str | None) -> tuple[str, str]:
-    """Give an event's text as the queue wants it, and what the catalogue has against it."""
+    """Give an event's text as the queue needs it, and what is wrong with it by the catalogue, if anything."""
     message = check_stored(read_bounded(path, MOST_EVENT_BYTES, follow=False).decode())
     text = normalise(message)
     if len(text) > MOST_EVENT_BYTES:
@@ -138,12 +138,12 @@ def _event_of(path: Path, catalogue: str | None) -> tuple[str, str]:
 
 
 def _complaint(catalogue: str | None, message: Mapping[str, Any]) -> str:
-    """Say what the catalogue of this name has against a sound event; empty where nothing, or it is not known."""
+    """Say what is wrong with a sound event by the catalogue of this name; empty if nothing, or if it is not known."""
     if catalogue != "ktx":
         return ""
     from spool.ktx_events import CATALOGUE  # noqa: PLC0415 - msgspec, only where something lies aside
 
-    # What the envelope adds is in no catalogue, and no field of a catalogue begins so.
+    # No catalogue has the envelope's fields, and none of its own begins with these prefixes.
     fields = {name: value for name, value in message["properties"].items() if not name.startswith(("$", "spool_"))}
     try:
         CATALOGUE.check_complete(message["event"], fields)
@@ -152,7 +152,7 @@ def _complaint(catalogue: str | None, message: Mapping[str, Any]) -> str:
     return ""
 
 
-def _set_aside(paths: Paths, path: Path, reason: str) -> None:
+def _quarantine(paths: Paths, path: Path, reason: str) -> None:
     private_folder(paths.quarantine)
     target = paths.quarantine / f"{os.urandom(3).hex()}-{path.name}"
     with contextlib.suppress(FileNotFoundError):

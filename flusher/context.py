@@ -1,4 +1,4 @@
-"""What one run of the flusher works with, whom it tells while it is under way, and what it reports."""
+"""What one run of the flusher works with, who observes it, and what it reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 # Events in one request.
 BATCH_SIZE = 500
 REJECTED_REASON = "some events were rejected and are kept as dead letters: look in list --dead, then retry them"
-# The flusher and its commands may wait longer for the queue than a host does, but not for ever.
+# The flusher and its commands may wait longer for the queue than a host does.
 WAIT_S = 5.0
 _EXIT_CODES = {"FAILED": 1, "NO_KEY": 2, "MISCONFIGURED": 2, "REJECTED": 3, "UNREACHABLE": 75, "REFUSED": 75}
 
@@ -100,7 +100,7 @@ class RunReport:
 
 
 class Observer:
-    """Nobody watches. Who does overrides what he wants to know; nothing of it may raise, or take long."""
+    """Told of the progress of a run; this one ignores it. No method may raise, or take long."""
 
     def begins(self, waiting: int) -> None:
         """A drain of so many events begins."""
@@ -117,9 +117,9 @@ class Observer:
 
 @dataclass(slots=True)
 class Context:
-    """What a run works with: the spool, the environment, clock and chance, when to stop; and what it leaves to tell.
+    """What a run works with: the spool, environment, clock, random numbers, when to stop; and what it found out.
 
-    `account` is that at the end of the run. `started_by` is as in `flusher.journal.LoggedRun`.
+    `account` is the one at the end of the run. `started_by` is as in `flusher.journal.LoggedRun`.
     """
 
     app: str
@@ -149,7 +149,7 @@ class Context:
 
 
 def open_queue(paths: Paths, durability: Durability = "process", reserve: Path | None = None) -> Queue:
-    """Give the queue as the flusher and its commands take it: they drop nothing of what waits.
+    """Give the queue for the flusher and its commands, which drop no event over a limit of count or bytes.
 
     Only a capture enforces the limits of count and bytes.
     """
@@ -159,6 +159,6 @@ def open_queue(paths: Paths, durability: Durability = "process", reserve: Path |
 
 @contextmanager
 def no_flusher(paths: Paths, wait_s: float) -> Iterator[None]:
-    """Keep every flusher from its work for a block. LockBusyError where one is still at work after `wait_s`."""
+    """Keep every flusher out for a block. LockBusyError where one is still at work after `wait_s`."""
     with FileLock(paths.flush_lock).held(wait_s):
         yield

@@ -20,7 +20,7 @@ from spool.queue import CHUNK, Queue
 
 __all__ = ["Import", "export_events", "import_events"]
 
-# As for a file aside: twice the largest event is no event.
+# Twice the largest event: a longer line is none.
 _MAX_LINE_BYTES = 2_000_000
 _LOCK_WAIT_S = 10.0
 
@@ -55,10 +55,10 @@ def import_events(
 ) -> Import:
     """Add the events of an NDJSON file that are not in this spool yet: waiting, aside or dead.
 
-    A line that is no event is told to `refuse` with its number and the reason; all others are imported, some
-    hundred in one transaction. `switched_off` names the rule that forbids it, and is asked before each. Memory
-    does not grow with the file. Interrupted, it may be done again. No flusher delivers meanwhile, and no other
-    import is at work: LockBusyError.
+    A line that is no event goes to `refuse` with its number and the reason; all others are imported, some hundred in
+    one transaction. `switched_off`, which is called before each transaction, names the rule that forbids it. Memory
+    does not grow with the file. An interrupted import may be repeated. LockBusyError while a flusher or another import
+    is at work; no flusher delivers meanwhile.
     """
     result = Import()
     private_folder(paths.spool)
@@ -76,7 +76,7 @@ def import_events(
 
 
 class _Seen:
-    """The uuids of this spool and of the file so far, in a database of SQLite's that is on disk when it grows."""
+    """The uuids of this spool and of the file so far, in a temporary SQLite database that goes to disk as it grows."""
 
     def __init__(self, paths: Paths, queue: Queue) -> None:
         # An empty name: a private file that SQLite deletes, with a cache of some 2 MB before it.
@@ -125,7 +125,7 @@ def _event(line: bytes, max_bytes: int) -> str:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Give the lines that hold anything, with their numbers; of an endless one no more than shows that it is."""
+    """Give the lines that are not blank, with their numbers; of a line that is too long only its beginning."""
     number = 0
     while line := file.readline(_MAX_LINE_BYTES + 1):
         number += 1

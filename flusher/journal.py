@@ -1,7 +1,7 @@
 """`flush.log`: a line of JSON for each run, enough to explain yesterday. The oldest lines go first.
 
-A line tells counts, names of events and why a run ended, and nothing else that an event holds. Nobody relies on
-it: a line that can't be written is left out, and one that doesn't read is passed over.
+A line holds counts, names of events and why a run ended, and nothing else of an event. Nothing relies on it: a line
+that can't be written is left out, and one that can't be parsed is skipped.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class LoggedRun:
 
 
 def record(context: Context) -> None:
-    """Add the line of a run that ends: none of one that was off, only looked, or found no spool. Never raises."""
+    """Add the line of a run that ends, unless it was off, a dry run, or found no spool. Never raises."""
     paths = context.paths
     if context.options.dry_run or not os.path.isdir(paths.spool) or not context.identity.enabled:
         return
     append(paths, _logged(context))
     now = context.identity
-    if not now.enabled and now.decided_by == "telemetry.json":  # it was wiped before the line was there
+    if not now.enabled and now.decided_by == "telemetry.json":  # an opt-out whose wipe may have missed the line
         with suppress(OSError, SpoolError):
             private_folder(paths.spool)
             os.unlink(paths.flush_log)
@@ -99,7 +99,7 @@ def append(paths: Paths, run: LoggedRun) -> None:
 
 
 def _write(paths: Paths, line: str) -> int:
-    """Add the line and give the size of the log. A part of a line that a full disk left is ended first."""
+    """Add the line and give the size of the log. A partial line, which a full disk left, is ended first."""
     descriptor = open_own(paths.flush_log, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     try:
         size = os.lseek(descriptor, 0, os.SEEK_END)
@@ -121,7 +121,7 @@ def _cut(paths: Paths) -> None:
 
 
 def logged_runs(paths: Paths) -> list[LoggedRun]:
-    """Give the runs of the log, oldest first: all that read."""
+    """Give the runs of the log, oldest first: all that can be parsed."""
     try:
         lines = read_bounded(paths.flush_log, 4 * MOST_BYTES, follow=False).splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""One pass of the flusher: absorb, recover, expire, tell of losses, deliver until empty or told to stop, remember."""
+"""One pass of the flusher: absorb, recover, expire, report losses, deliver until empty or told to stop, remember."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _RESERVE_BYTES = 1024 * 1024
 
 
 def run(context: Context) -> RunReport:
-    """Do one pass. At most one flusher works at a time; a second one leaves at once, as does one that is off.
+    """Do one pass. At most one flusher works at a time; a second one ends at once, as does one while telemetry is off.
 
-    What keeps it from its work is in the report, as a result with a reason; nothing is lost by it.
+    Whatever stops it is in the report, as a result with a reason; nothing is lost by it.
     """
     report = context.report
     try:
@@ -60,7 +60,7 @@ def _run(context: Context) -> None:
             wipe_once(paths, now.signature)
         report.result, report.reason = Result.OFF, now.identity.decided_by
         return
-    if context.options.host or context.options.key:  # a mistake of now is told now, also where nothing waits
+    if context.options.host or context.options.key:  # a mistake in these options is reported also where nothing waits
         resolve(context.app, paths, context.env, host=context.options.host, key=context.options.key)
     if not paths.spool.exists():
         return
@@ -71,7 +71,7 @@ def _run(context: Context) -> None:
     except LockBusyError:
         report.result = Result.BUSY
         return
-    # What a flusher takes in may have been promised to survive a power cut: its commits do.
+    # A file aside may have been acknowledged with `power`: so the commits that absorb it survive a power cut.
     queue = open_queue(paths, "power", paths.reserve)
     try:
         _pass(context, queue)
@@ -129,7 +129,7 @@ def _report_losses(queue: Queue, identity: Identity, now: float) -> None:
 
 
 def _keep_reserve(paths: Paths) -> None:
-    """Set a little space aside for a full disk, where it has four times as much."""
+    """Keep some space for a full disk, while the disk has four times as much."""
     if os.path.exists(paths.reserve):
         return
     with suppress(OSError):
@@ -158,13 +158,13 @@ def _deliver(context: Context, queue: Queue, destination: Destination, before: s
 
 
 def _check_emptied(context: Context, queue: Queue) -> None:
-    """See that what a drain left behind can be read: pages that don't read would end it early, in silence."""
+    """Check that what a drain left can be read: pages that can't be read would end it early without an error."""
     if queue.account().pending and next(queue.gather(), None) is None and context.options.max_events is None:
         queue.rebuild("the drain ended before the queue was empty")
 
 
 def _remember(context: Context, before: state.FlushState, retry_after_s: float | None) -> None:
-    """Leave for all processes what came of this run, and when the next may try."""
+    """Store the outcome of this run for all processes, and when the next one may try."""
     report, now = context.report, context.clock()
     after = replace(before, last_attempt=now, last_result=report.result.value, reason=report.reason)
     if report.result.exit_code == 75:  # noqa: PLR2004 - the contract's code for a destination that failed

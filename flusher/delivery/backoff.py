@@ -29,7 +29,7 @@ def in_run_wait_s(retry: int, retry_after_s: float | None, rng: random.Random) -
 def in_run_retries(asked: int, failures: int, *, force: bool) -> int:
     """Give how often a run may repeat a request: not at all as long as the run before it failed.
 
-    A host that is down is asked once by each run, to see whether it is back; a person who forces a run wants more.
+    Each run asks a host that is down once, to see whether it is back; a person who forces a run wants more.
     """
     return 0 if failures and not force else asked
 
@@ -40,7 +40,7 @@ def after_failure(
     """Decide the next attempt of all processes after `failures` runs in a row have failed.
 
     Full jitter over a doubling span, capped at an hour. `slow` (the destination refuses for a reason that
-    only a person can mend) starts at half the cap. Retry-After is a minimum, with jitter on top, for
+    only a person can fix) starts at half the cap. Retry-After is a minimum, with jitter on top, for
     everybody was told the same.
     """
     if slow:
@@ -56,8 +56,8 @@ def after_failure(
 def is_due(waiting: Waiting | None, now: float) -> bool:
     """Tell whether an attempt may be made.
 
-    A clock that went back would make the rest longer than the whole: then the wait is void, so no jump
-    silences the flusher for longer than what was decided.
+    After a clock was set back the rest would be longer than the whole wait: then the wait is void, so no clock stops
+    the flusher for longer than what was decided.
     """
     if waiting is None:
         return True

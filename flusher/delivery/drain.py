@@ -24,14 +24,14 @@ __all__ = ["Drain"]
 _TICK_S = 0.05
 # A server that asks for more patience than this is asked again by the next run.
 _LONGEST_WAIT_S = 60.0
-# The server may take 20 s, and a read 30: an answer that trickles in for longer is none.
+# The server may take 20 s, and a read 30: an answer that takes longer counts as none.
 _LONGEST_ANSWER_S = 45.0
-# So many rejected single events, and not one accepted: it is not the events.
+# After so many rejected single events and none accepted, the destination is at fault, not the events.
 _MOST_REJECTED = 50
 
 
 class Sends(Protocol):
-    """Puts a batch on its way."""
+    """Sends batches."""
 
     def send(self, batch: Sequence[Row]) -> Waits:
         """Return at once."""
@@ -39,7 +39,7 @@ class Sends(Protocol):
 
 
 class Waits(Protocol):
-    """Tells the answer."""
+    """Waits for the answer to a batch."""
 
     def wait(self, timeout_s: float) -> Answer | None:
         """Give the answer, or None if there is none after `timeout_s`."""
@@ -58,10 +58,10 @@ class Drain:
         self._source = batches(events, text_size, context.options.batch_size)
         # Acknowledged, and not yet taken out: that happens while the next request is under way.
         self._unsettled: list[Row] = []
-        # Halves of a batch that was rejected go before everything else.
+        # Halves of a rejected batch are sent before everything else.
         self._halves: list[list[Row]] = []
         self._ahead: list[Row] | None = None
-        # The numbers of those that this run made dead letters.
+        # The numbers of the events that this run made dead letters.
         self._rejected: set[int] = set()
 
     def run(self) -> tuple[Result, str, float | None]:
@@ -136,7 +136,7 @@ class Drain:
         return Result.TOLD_TO_STOP, "interrupted" if self._context.stop.is_set() else "out of time", None
 
     def _split(self, batch: list[Row], reason: str) -> None:
-        """Halve a rejected batch until the culprit stands alone; that one becomes a dead letter."""
+        """Halve a rejected batch, down to single events; a single event that is rejected becomes a dead letter."""
         if len(batch) > 1:
             middle = len(batch) // 2
             self._halves += [batch[middle:], batch[:middle]]
@@ -146,7 +146,7 @@ class Drain:
             self._context.observer.settled(1)
 
     def _rejects_everything(self, batch: list[Row]) -> bool:
-        """Tell a destination that rejects whatever comes from one event that is malformed.
+        """Tell whether the destination rejects every event, rather than one malformed event.
 
         Without this, an address that answers 405 to everything would turn a backlog into dead letters.
         """
@@ -155,7 +155,7 @@ class Drain:
         return len(batch) == 1 and accepted == 0 and len(self._rejected) >= _MOST_REJECTED
 
     def _put_back(self) -> None:
-        """Put this run's dead letters back: it was not them."""
+        """Put this run's dead letters back into the queue: they were not at fault."""
         letters = [letter for letter in self._queue.dead() if letter.number in self._rejected]
         self._context.report.rejected -= self._queue.retry_dead(letters)
 

@@ -37,7 +37,7 @@ class FlushState:
 
 
 def load(paths: Paths) -> FlushState:
-    """Read the state. A missing or broken file is no state: the next attempt is free, and mends it."""
+    """Read the state. A missing or broken file gives an empty one: the next attempt may start, and writes it anew."""
     try:
         fields = json.loads(read_bounded(paths.flush_state))
         return FlushState(

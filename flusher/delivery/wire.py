@@ -26,7 +26,7 @@ __all__ = ["Courier", "Reply", "probe"]
 # The server may wait 20 s for Kafka before it answers.
 TIMEOUT_S = 30.0
 _PATH = "/batch/"
-# A person waits for a probe; a host that takes longer to refuse nothing is in trouble.
+# A person waits for a probe; a host that takes longer to answer an empty batch has a problem.
 _PROBE_TIMEOUT_S = 10.0
 _PROXIES = {"http": ("http_proxy", "HTTP_PROXY"), "https": ("https_proxy", "HTTPS_PROXY")}
 _UNUSABLE = (
@@ -59,9 +59,9 @@ class Reply:
 
 
 class Courier:
-    """Sends batches, one after the other, over one kept connection, from a thread of its own.
+    """Sends batches, one after the other, over one connection that is kept, from a thread of its own.
 
-    The thread is a daemon: a hanging server keeps nobody from leaving. The session is our own: no
+    The thread is a daemon: a server that hangs does not keep the process from ending. The session is our own: no
     credentials from ~/.netrc, no redirects, no retries below ours; proxies and a CA bundle are taken from
     the environment on purpose. Raises ConfigurationError for a CA bundle that isn't there.
     """
@@ -78,14 +78,14 @@ class Courier:
         self.requests = 0
 
     def send(self, batch: Sequence[Row]) -> Reply:
-        """Put a batch on its way; the reply tells when it was answered."""
+        """Send a batch and return at once; the reply waits for the answer."""
         self.requests += 1
         reply = Reply()
         self._work.put((batch, reply))
         return reply
 
     def close(self) -> None:
-        """Let the thread end; what is on its way is not waited for."""
+        """Let the thread end; a request that is under way is not waited for."""
         self._work.put(None)
 
     def _serve(self) -> None:
@@ -118,7 +118,7 @@ class Courier:
 
 
 def probe(host: str, env: Mapping[str, str]) -> tuple[Answer, str | None]:
-    """Knock where events go, with a batch that holds none, no key and no id: PostHog answers 400.
+    """Send an empty batch, without key and id, to where events go: PostHog answers 400.
 
     Gives the answer and its Date header. Raises ConfigurationError for a CA bundle that isn't there.
     """
@@ -144,7 +144,7 @@ def _answer(response: requests.Response) -> Answer:
 
 
 def _words(error: Exception) -> str:
-    """Say in a few words why there is no answer; the full chain of urllib3 helps nobody."""
+    """Say in a few words why there is no answer, without urllib3's chain of errors."""
     for kind, words in (
         (requests.exceptions.SSLError, "the certificate of the host is not trusted"),
         (requests.exceptions.ProxyError, "the proxy can't be reached or refuses"),
@@ -168,10 +168,10 @@ def _words(error: Exception) -> str:
 
 
 class _Session(requests.Session):
-    """Writes the body of a batch: the SDK's fields, and last the events, each byte as it was frozen.
+    """Writes the body of a batch: the SDK's fields and then the events, byte for byte as they were frozen.
 
-    The SDK gives the address, the headers and every other field; left to it, each event would be parsed, written
-    and compressed once more, which is most of what a drain costs.
+    The SDK gives the address, the headers and every other field. If it wrote the events too, each would be parsed and
+    written once more, which is most of what a drain costs.
     """
 
     events = b""
@@ -184,7 +184,7 @@ class _Session(requests.Session):
         return super().post(url, gzip.compress(body, _LEVEL, mtime=0), headers=headers, **options)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Say of every answer that it leads nowhere else: a redirect is an answer like any other."""
+        """Give no redirect target for any answer: a redirect is an answer like any other."""
 
 
 def _session(host: str, env: Mapping[str, str]) -> _Session:
@@ -207,7 +207,7 @@ def _session(host: str, env: Mapping[str, str]) -> _Session:
 
 
 def _check_bundle(bundle: str, variable: str) -> None:
-    """Raise ConfigurationError for a bundle that holds no certificate: else the server would get the blame."""
+    """Raise ConfigurationError for a bundle without a certificate: else the server would seem to be at fault."""
     folder = os.path.isdir(bundle)
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
