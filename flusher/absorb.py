@@ -23,7 +23,7 @@ from spool.home import Paths, private_folder, read_bounded, write_new
 from spool.queue import CHUNK, REFUSED, Queue
 from spool.settings import MOST_EVENT_BYTES
 
-__all__ = ["Taken", "absorb"]
+__all__ = ["absorb"]
 
 # Errors that the next run would meet again: a folder, a link, a file larger than any event.
 _NEVER = {errno.EISDIR, errno.ELOOP, errno.EFBIG, errno.ENXIO}
@@ -141,7 +141,7 @@ def _complaint(catalogue: str | None, message: Mapping[str, Any]) -> str:
     """Say what is wrong with a sound event by the catalogue of this name; empty if nothing, or if it is not known."""
     if catalogue != "ktx":
         return ""
-    from spool.ktx_events import CATALOGUE  # noqa: PLC0415 - msgspec, only where something lies aside
+    from spool.ktx_events import CATALOGUE  # noqa: PLC0415 - its classes, only where there are files aside
 
     # No catalogue has the envelope's fields, and none of its own begins with these prefixes.
     fields = {name: value for name, value in message["properties"].items() if not name.startswith(("$", "spool_"))}

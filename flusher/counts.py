@@ -10,13 +10,13 @@ import msgspec
 
 from spool.queue import Row
 
-__all__ = ["DELAYS", "DELAY_LIMITS_S", "DeliveryCounts"]
+__all__ = ["DELAYS", "DeliveryCounts"]
 
 # A catalogue has some thirty names; a host that makes them up must not fill the log.
 _MOST_NAMES = 50
 _MOST_NAME_CHARS = 64
 # Upper ends of the classes of delay; what took longer is in one more.
-DELAY_LIMITS_S = (60.0, 600.0, 3600.0, 86_400.0, 7 * 86_400.0)
+_DELAY_LIMITS_S = (60.0, 600.0, 3600.0, 86_400.0, 7 * 86_400.0)
 DELAYS = ("< 1 min", "< 10 min", "< 1 h", "< 1 day", "< 1 week", "longer")
 
 
@@ -50,7 +50,7 @@ class DeliveryCounts:
                 continue
             self._count(head.event[:_MOST_NAME_CHARS])
             delay_s = max(0.0, now - happened)
-            self.delays[bisect_right(DELAY_LIMITS_S, delay_s)] += 1
+            self.delays[bisect_right(_DELAY_LIMITS_S, delay_s)] += 1
             self.longest_delay_s = max(self.longest_delay_s, delay_s)
 
     def _count(self, name: str) -> None:

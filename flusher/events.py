@@ -18,7 +18,7 @@ from spool.event import check_stored, normalise
 from spool.home import Paths, read_bounded
 from spool.queue import Queue
 
-__all__ = ["Purged", "StoredEvent", "dead", "find", "purge", "retry", "uuid_of", "waiting"]
+__all__ = ["StoredEvent", "dead", "find", "purge", "retry", "uuid_of", "waiting"]
 
 # A flusher that only settles its last batch is soon gone; one that delivers a backlog is not waited for.
 _LOCK_WAIT_S = 2.0

@@ -18,7 +18,7 @@ from spool.event import check_stored, normalise
 from spool.home import Paths, private_folder
 from spool.queue import CHUNK, Queue
 
-__all__ = ["Import", "export_events", "import_events"]
+__all__ = ["export_events", "import_events"]
 
 # Twice the largest event: a longer line is none.
 _MAX_LINE_BYTES = 2_000_000

@@ -21,7 +21,7 @@ from spool.errors import ConfigurationError
 from spool.launch.destination import Destination
 from spool.queue import Row
 
-__all__ = ["Courier", "Reply", "probe"]
+__all__ = ["Courier", "probe"]
 
 # The server may wait 20 s for Kafka before it answers.
 TIMEOUT_S = 30.0

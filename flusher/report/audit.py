@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from flusher.text import printable
 from spool.beside.sightings import ENOUGH, Ran, Version
 
-__all__ = ["Audit", "Silent", "audit", "told"]
+__all__ = ["Silent", "audit", "told"]
 
 # They come and go with the machine, whatever the host does.
 _NOT_JUDGED = {"install_first_run", "spool_loss", "$exception"}

@@ -17,7 +17,7 @@ from flusher.text import printable
 from spool.home import Paths
 from spool.queue import Queue
 
-__all__ = ["EventGroup", "Facts", "Payload", "by_time", "gather_facts"]
+__all__ = ["Facts", "by_time", "gather_facts"]
 
 # A person reads some of them; a browser opens some megabytes without a thought.
 _MOST_PAYLOADS = 200

@@ -23,9 +23,9 @@ from spool.errors import ConfigurationError
 from spool.home import Paths, resolve_home
 from spool.launch.start import command
 
-__all__ = ["METHODS", "Change", "install", "look", "look_at_all", "remove", "tool"]
+__all__ = ["install", "look", "look_at_all", "remove", "tool"]
 
-METHODS = ("launchd", "systemd", "cron")
+_METHODS = ("launchd", "systemd", "cron")
 _DEFAULT_EVERY = "15m"
 
 
@@ -121,7 +121,7 @@ def _methods() -> tuple[Method, ...]:
 
 def _chosen(name: str | None) -> Method:
     """Give the method of that name, or the first that this machine has."""
-    if name is not None and name not in METHODS:
+    if name is not None and name not in _METHODS:
         raise ConfigurationError(f"there is no --method {name[:40]!r}: give cron, systemd or launchd")
     candidates = [method for method in _methods() if name in (None, method.name)]
     reasons = [(method, method.missing()) for method in candidates]

@@ -4,7 +4,16 @@
 life of an install is imported from its own module: `first_run`, `opt_out`.
 """
 
-from spool.consent.identity import Consent, ConsentCache, Identity, consent, decide_for_all, project_id, read_stored
+from spool.consent.identity import (
+    Consent,
+    ConsentCache,
+    Identity,
+    consent,
+    decide_for_all,
+    project_id,
+    read_stored,
+    telemetry_json,
+)
 from spool.consent.rule import FileState, HomeState, decide, opted_out_by
 
 __all__ = [
@@ -19,4 +28,5 @@ __all__ = [
     "opted_out_by",
     "project_id",
     "read_stored",
+    "telemetry_json",
 ]

@@ -22,10 +22,10 @@ __all__ = [
     "Identity",
     "consent",
     "decide_for_all",
-    "inspect",
     "mint",
     "project_id",
     "read_stored",
+    "telemetry_json",
 ]
 
 _NOTICE_VERSION = 1
@@ -197,23 +197,17 @@ def project_id(install_id: str | None, project_dir: Path | str) -> str:
         return ""
 
 
-def draft(
-    install_id: str,
-    now: datetime,
-    *,
-    enabled: bool = True,
-    created_at: str | None = None,
-) -> bytes:
-    """Write the file's five keys, as ktx does."""
+def telemetry_json(install_id: str, *, enabled: bool = True) -> bytes:
+    """Write a new file's five keys, as ktx does."""
     import json  # noqa: PLC0415 - loaded by the reading before
 
-    moment = now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     fields = {
         "installId": install_id,
         "enabled": enabled,
-        "noticeShownAt": moment,
+        "noticeShownAt": now,
         "noticeShownVersion": _NOTICE_VERSION,
-        "createdAt": created_at or moment,
+        "createdAt": now,
     }
     return (json.dumps(fields, indent=2) + "\n").encode()
 
@@ -225,7 +219,7 @@ def mint(paths: Paths, install_id: str) -> bool:
     """
     os.makedirs(paths.home, 0o700, exist_ok=True)
     beside = paths.home / f".telemetry.json.{os.getpid()}.{os.urandom(4).hex()}"
-    write_new(beside, draft(install_id, datetime.now(UTC)), durable=True)
+    write_new(beside, telemetry_json(install_id), durable=True)
     try:
         os.link(beside, paths.identity)
     except FileExistsError:
@@ -251,7 +245,7 @@ def decide_for_all(paths: Paths, *, enabled: bool) -> None:
     if isinstance(fields, dict) and _is_ktx_shape(fields):
         data = (json.dumps({**fields, "enabled": enabled}, indent=2) + "\n").encode()
     else:
-        data = draft(_install_id_of(fields), datetime.now(UTC), enabled=enabled)
+        data = telemetry_json(_install_id_of(fields), enabled=enabled)
     os.makedirs(paths.home, 0o700, exist_ok=True)
     write_atomic(paths.identity, data)
 

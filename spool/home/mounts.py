@@ -9,32 +9,10 @@ from pathlib import Path
 __all__ = ["file_system", "is_network"]
 
 _NETWORK = {
-    "9p",
-    "afs",
-    "beegfs",
-    "ceph",
-    "cifs",
-    "coda",
-    "gfs2",
-    "glusterfs",
-    "gpfs",
-    "lustre",
-    "ncpfs",
-    "nfs",
-    "nfs4",
-    "ocfs2",
-    "orangefs",
-    "pvfs2",
-    "smb2",
-    "smb3",
-    "smbfs",
-    "virtiofs",
-    "fuse.ceph",
-    "fuse.davfs",
-    "fuse.glusterfs",
-    "fuse.s3fs",
-    "fuse.sshfs",
-}
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs",
+    "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb2", "smb3", "smbfs", "virtiofs",
+    "fuse.ceph", "fuse.davfs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs",
+}  # fmt: skip
 _TABLE = Path("/proc/self/mountinfo")
 
 

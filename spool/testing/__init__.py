@@ -21,13 +21,12 @@ spool that was written: nothing is patched.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from spool.consent.identity import draft
+from spool.consent import telemetry_json
 from spool.home import Paths, write_new
 from spool.host import Host, living
 from spool.settings import GUARD, TESTING, env_prefix
@@ -61,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def captured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
     """The events that the code under test spooled, with assertions: `one`, `none`, `all`, `opted_out`."""
     paths = Paths(tmp_path_factory.mktemp("spool-home"))
-    write_new(paths.identity, draft(str(uuid4()), datetime.now(UTC)))
+    write_new(paths.identity, telemetry_json(str(uuid4())))
     under_way = {host: host.span for host in living}
     with pytest.MonkeyPatch.context() as patch:  # the test's own `monkeypatch.undo()` leaves this alone
         _stage(patch, paths.home, {*(host.options.app for host in under_way), *request.config.getini("spool_app")})

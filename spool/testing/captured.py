@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
-from spool.home import Paths
+from spool.home import Paths, read_bounded
 
 __all__ = ["Captured", "Event"]
 
@@ -165,7 +165,6 @@ def _read(home: Path) -> list[Event]:
     """Read what waits: in the queue, then aside. Nothing there is changed but spans of the dead."""
     from spool.beside import aside, recover  # noqa: PLC0415 - sqlite3 and all, for a test that looks
     from spool.event import check_stored  # noqa: PLC0415 - with it
-    from spool.home import read_bounded  # noqa: PLC0415 - with it
     from spool.queue import Queue  # noqa: PLC0415 - with it
 
     paths = Paths(home)
