@@ -190,7 +190,10 @@ def opened(host: Host, paths: Paths) -> OpenHome:
     home = host.homes.get(paths.home)
     if home is None:
         waited = start.waits(paths)
-        home = host.homes[paths.home] = OpenHome(paths, host.options.limits, host.options.durability)
+        made = OpenHome(paths, host.options.limits, host.options.durability)
+        home = host.homes.setdefault(paths.home, made)
+        if home is not made:  # another thread was faster
+            return home
         destination.leave(paths, host.options.destination, host.options.limits)
         home.recover()
         if waited:

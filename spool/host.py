@@ -200,15 +200,15 @@ class Host:
         finally:
             emitted, self.emitted = self.emitted, set()
             self.leave_sighting("", "", emitted)
-            for opened in self.homes.values():
+            for opened in list(self.homes.values()):
                 opened.close()
                 if self.silenced_by(self.look()) is None and self.identity.enabled:
                     self.launch(opened)
 
     def disconnect(self) -> None:
         """Close the queues. What comes after opens them again."""
-        for opened in self.homes.values():
-            opened.queue.close()
+        for opened in list(self.homes.values()):
+            opened.queue.close(wait_s=0.0)
 
     def launch(self, opened: OpenHome) -> None:
         """Start a flusher if one is due, and the author left that to us."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from spool.consent import Identity, project_id
-from spool.first_use import loaded
+from spool.first_use import load
 from spool.home import Paths
 from spool.host import Host, Options, Receipt
 from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits
@@ -107,10 +107,8 @@ class Telemetry:
         before the first run: `capture` leaves such a group out.
         """
         now = self._host.look()
-        if self._host.silenced_by(now) is None and loaded():
-            from spool.capture import consented  # noqa: PLC0415 - the queue and all, loaded one line above
-
-            consented(self._host, now)
+        if self._host.silenced_by(now) is None and (steps := load()) is not None:
+            steps.consented(self._host, now)
         return project_id(self.identity.install_id, project_dir)
 
     def capture(  # noqa: PLR0913 - after posthog-python's capture
@@ -134,11 +132,10 @@ class Telemetry:
         off_by = self._host.silenced_by(now)
         if off_by is not None:
             return Receipt("disabled", reason=off_by)
-        if not loaded():
+        steps = load()
+        if steps is None:
             return self._reentered()
-        from spool.capture import capture  # noqa: PLC0415 - the queue and all, loaded two lines above
-
-        return capture(
+        receipt: Receipt = steps.capture(
             self._host,
             now,
             event,
@@ -148,6 +145,7 @@ class Telemetry:
             timestamp=timestamp,
             uuid=uuid,
         )
+        return receipt
 
     def _reentered(self) -> Receipt:
         self._host.reentered += 1  # counted by the capture that was interrupted
@@ -174,11 +172,10 @@ class Telemetry:
 
         if is_expected(error):
             return Receipt("disabled", reason="an expected error")
-        if not loaded():
+        steps = load()
+        if steps is None:
             return self._reentered()
-        from spool.queue import signals_held  # noqa: PLC0415 - loaded two lines above
-
-        with signals_held():  # an error that is marked as reported is on disk after this
+        with steps.signals_held():  # an error that is marked as reported is on disk after this
             if not first_time(error):
                 return Receipt("disabled", reason="reported already")
             receipt = Receipt("lost")

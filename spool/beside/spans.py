@@ -45,6 +45,7 @@ class OpenSpan:
             self._lock.acquire(0.0)
             publish(draft, self._path, durable=durable)
         except (OSError, SpoolError) as error:
+            self._lock.close()
             with suppress(OSError):
                 os.unlink(draft)
             raise UnavailableError(f"the command's span can't be written: {error}") from error
@@ -89,8 +90,8 @@ def recover(paths: Paths, queue: Queue) -> int:
 
 def _recover_one(paths: Paths, queue: Queue, path: Path) -> int:
     lock = FileLock(path, create=False)
-    lock.acquire(0.0)
     try:
+        lock.acquire(0.0)
         uuid = path.name.removesuffix(_SUFFIX)
         if any(entry.name.endswith(path.name) for entry in _entries(paths.aside)):
             return 0  # its event went aside: absorbing that closes the span

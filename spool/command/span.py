@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from spool.consent import Identity, project_id
 from spool.errors import InvalidEventError, SpoolError
 from spool.exception.outcome import OUTCOMES, Outcome, cause_of, is_usage, outcome_of
-from spool.first_use import loaded
+from spool.first_use import load
 from spool.host import Host, Surroundings
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class CommandSpan:
         self._file: OpenSpan | None = None
         self._begun_at = ""
         self._emitted_before: set[str] = set()
+        # `spool.capture`, from the beginning on: it loads the queue, which a command that is opted out does without.
+        self._steps: Any = None
 
     # -- the beginning --------------------------------------------------------------------------------------
 
@@ -72,25 +74,22 @@ class CommandSpan:
         self._pid, self._started_s = os.getpid(), time.monotonic()
         self._host.declared.update(self.path)
         now = self._host.look()
-        if self._host.silenced_by(now) is not None or not loaded():
+        if self._host.silenced_by(now) is not None or (steps := load()) is None:
             return
-        from spool import capture  # noqa: PLC0415 - the queue and all, loaded one line above
-
+        self._steps = steps
         self._began = datetime.now(UTC)
-        with capture.signals_held():
+        with self._steps.signals_held():
             self._host.span = self
             try:
                 self._begin(now)
             except InvalidEventError as mistake:
                 self._host.span = None
-                capture.count_mistake(self._host, now, mistake)
+                self._steps.count_mistake(self._host, now, mistake)
             except Exception:  # noqa: BLE001 - the command comes first, whatever becomes of its span
                 return
 
     def _begin(self, now: Surroundings) -> None:
-        from spool import capture  # noqa: PLC0415 - as in `begin`
-
-        identity = capture.consented(self._host, now).identity
+        identity = self._steps.consented(self._host, now).identity
         if not (identity.enabled or now.debug):
             return
         if self._project is not None:
@@ -102,18 +101,18 @@ class CommandSpan:
 
     def _draft(self, identity: Identity) -> dict[str, Any]:
         """Build the event as it is if the command is killed."""
-        from spool.capture import build  # noqa: PLC0415 - as in `begin`
-
-        return build(self._host, identity, "command", self._fields(), timestamp=self._began, **self._identifiers())
+        return dict(
+            self._steps.build(
+                self._host, identity, "command", self._fields(), timestamp=self._began, **self._identifiers()
+            )
+        )
 
     def _write(self, now: Surroundings, message: Mapping[str, Any]) -> None:
         """Write the span's file, in place of the one before if there is one."""
-        from spool.capture import opened  # noqa: PLC0415 - as in `begin`
-
         if now.debug or now.paths is None:
             return
         before = self._file
-        home = opened(self._host, now.paths)
+        home = self._steps.opened(self._host, now.paths)
         with suppress(SpoolError):  # without its file a kill goes unseen; every other end is seen
             self._file = home.open_span(message)
             if before is not None:
@@ -173,11 +172,9 @@ class CommandSpan:
         self.name(path, flags)
         if not self.is_open or known == (self.path, self.flags):
             return
-        from spool import capture  # noqa: PLC0415 - as in `begin`
-
-        with capture.signals_held(), suppress(Exception):  # as at the beginning
+        with self._steps.signals_held(), suppress(Exception):  # as at the beginning
             now = self._host.look()
-            self._write(now, self._draft(capture.consented(self._host, now).identity))
+            self._write(now, self._draft(self._steps.consented(self._host, now).identity))
 
     def touch(self) -> None:
         """Record that the command is alive."""
@@ -226,9 +223,7 @@ class CommandSpan:
     def drop(self) -> None:
         """Discard the command as if it had never begun: it turned out to be none."""
         if self.is_open:
-            from spool.queue import signals_held  # noqa: PLC0415 - as in `begin`
-
-            with signals_held():
+            with self._steps.signals_held():
                 self._uuid = None
                 self._host.emitted |= self._emitted_before
                 self._let_go()
@@ -237,9 +232,7 @@ class CommandSpan:
         """Put the command's event on disk and remove its file; once, whoever comes first."""
         if not self.is_open:
             return
-        from spool import capture  # noqa: PLC0415 - as in `begin`
-
-        with capture.signals_held():  # a signal between the steps would leave the event out
+        with self._steps.signals_held():  # a signal between the steps would leave the event out
             identifiers = self._identifiers()
             if identifiers["uuid"] is None:
                 return  # a signal handler was faster
@@ -249,7 +242,7 @@ class CommandSpan:
             fields = {**self._fields(), "durationMs": duration_ms, **ending}
             try:
                 now = self._host.look()
-                capture.record(self._host, now, "command", fields, closes=identifiers["uuid"], **identifiers)
+                self._steps.record(self._host, now, "command", fields, closes=identifiers["uuid"], **identifiers)
             finally:
                 self._let_go()
             emitted, self._host.emitted = self._host.emitted, self._emitted_before

@@ -51,6 +51,7 @@ PRIVATE_NAMES = {
     "Cache (key, raw, mode, filename, value)": "columns of its table, for the page of events and the batch to settle",
     "Settings (key, value)": "its table of settings, for the check before anything there is obeyed",
     "sqlite_master": "the names of its tables, indexes and triggers, for the same check",
+    "Cache_key_raw": "its index, which keeps keys unique, for the same check",
     "core.MODE_RAW": "how it marks a value that stands in the row itself",
 }
 
@@ -252,8 +253,11 @@ def _check(connection: sqlite3.Connection) -> None:
     """Raise QueueDamagedError unless tables, settings, format and journal are ours: diskcache obeys what it finds."""
     if set(connection.execute("SELECT type, name FROM sqlite_master")) != _SCHEMA:
         raise QueueDamagedError("the queue's tables are not ours")
+    # Without it a key might name two rows, which diskcache doesn't expect.
+    if ("Cache_key_raw", 1) not in [row[1:3] for row in connection.execute("PRAGMA index_list(Cache)")]:
+        raise QueueDamagedError("the queue's keys are not unique")
     settings = dict(connection.execute("SELECT key, value FROM Settings"))
-    if {key: value for key, value in settings.items() if key not in _METADATA} != SETTINGS:
+    if not settings.keys() >= _METADATA or {name: settings[name] for name in settings.keys() - _METADATA} != SETTINGS:
         raise QueueDamagedError("the queue's settings are not ours")
     if connection.execute("SELECT value FROM Cache WHERE key = 'format'").fetchall() != [(FORMAT,)]:
         raise QueueDamagedError("the queue has another format, or was never finished")
@@ -269,7 +273,7 @@ def translated() -> Iterator[None]:
     """Turn what diskcache, SQLite and the system raise into the spool's errors."""
     try:
         yield
-    except (sqlite3.Error, diskcache.Timeout, OSError) as error:
+    except (sqlite3.Error, diskcache.Timeout, UnicodeDecodeError, OSError) as error:
         raise as_spool_error(error) from error
 
 
@@ -283,6 +287,8 @@ def as_spool_error(error: BaseException) -> BaseException:
         error = error.__context__  # SQLite had rolled back by itself; what made it do so is the reason
     if isinstance(error, sqlite3.Error):
         return _verdict(error)
+    if isinstance(error, UnicodeDecodeError):  # sqlite3 could not even read what SQLite says of the file
+        return QueueDamagedError(f"the queue's file is damaged: {error}")
     if isinstance(error, diskcache.Timeout):
         return UnavailableError("the queue's database is busy")
     if isinstance(error, OSError):

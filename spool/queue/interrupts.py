@@ -14,9 +14,9 @@ __all__ = ["signals_held"]
 
 Handlers = Mapping[int, Callable[..., object]]
 
-# Those that people and supervisors send to end or to notify a command, and the one of timers.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2")
-_HELD = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+# All but those that tell of a fault in the program itself, and the two that nobody can hold back.
+_FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS", "SIGKILL", "SIGSTOP"}
+_HELD = [number for number in signal.Signals if number.name.startswith("SIG") and number.name not in _FAULTS]
 
 
 class _Block:
@@ -35,9 +35,6 @@ def signals_held() -> Iterator[None]:
     so other threads need nothing. A mask is enough while the main thread is the only one. Otherwise another thread may
     receive the signal, and CPython would still run the handler in the main thread: then each handler is replaced by one
     that only notes the signal.
-
-    The handler of a signal that is not held back may still raise inside the block. That keeps this event out of the
-    queue, and never loses one that was acknowledged.
     """
     if _Block.active or threading.get_ident() != threading.main_thread().ident:
         yield

@@ -63,6 +63,7 @@ class FileLock:
             if time.monotonic() >= deadline:
                 break
             time.sleep(_PAUSE_S)
+        self.close()  # whoever gave up may be forgotten, and a descriptor with it
         raise LockBusyError(f"{self.path.name} was held by another process for {wait_s:g} s")
 
     def _try(self) -> bool:

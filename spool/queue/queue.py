@@ -274,7 +274,12 @@ class Queue:
         if not self.exists():
             return 0
         with self._turn() as deadline, translated():
-            rows, gone = counters(self._connected(deadline), cause)
+            try:
+                with translated():
+                    rows, gone = counters(self._connected(deadline), cause)
+            except QueueDamagedError as damage:  # the counters of what reads
+                self._rebuild(str(damage))
+                rows, gone = counters(self._connected(deadline), cause)
             self._disconnect()
             replace(self._paths, self._durability, rows)
             return gone
@@ -288,18 +293,18 @@ class Queue:
         """Whether there is a queue, or one that a killed process left unfinished; creates none."""
         return self._paths.queue.exists() or self._paths.queue_staged.exists()
 
-    def close(self) -> None:
+    def close(self, wait_s: float | None = None) -> None:
         """Close the connection, under the lock. The queue may be used again; it then opens anew."""
         if self._pid != os.getpid() or not (self._cache is not None or self._lock.is_open):
             return
-        with suppress(SpoolError), self._turn():  # where the lock can't be had, the end of the process closes it
+        with suppress(SpoolError), self._turn(wait_s):  # where it can't be had, the end of the process closes it
             self._disconnect()
             self._lock.close()
 
     # -- the turn, and what is done in it -----------------------------------------------------------------
 
     @contextmanager
-    def _turn(self) -> Iterator[float]:
+    def _turn(self, wait_s: float | None = None) -> Iterator[float]:
         """Be the only thread of the only process at the queue; gives the moment until which one may wait.
 
         Raises LockBusyError after `wait_s`, and at once where this thread is in its turn already: a signal handler or
@@ -312,21 +317,30 @@ class Queue:
             raise UnavailableError("this process was forked while the queue was open")
         if self._owner == get_ident():
             raise LockBusyError("an append of this thread is under way")
-        deadline = time.monotonic() + self.wait_s
+        wait_s = self.wait_s if wait_s is None else wait_s
+        deadline = time.monotonic() + wait_s
         with signals_held():
             try:
-                if not self._threads.acquire(timeout=self.wait_s):
-                    raise LockBusyError(f"another thread held the queue for {self.wait_s:g} s")
-                self._owner = get_ident()
-                with translated():
-                    self._lock.acquire(max(0.0, deadline - time.monotonic()))
-                yield deadline
-            finally:
-                if self._owner == get_ident():
-                    self._lock.release()
-                    self._owner = None
-                with suppress(RuntimeError):  # another thread has it: that is why there was no turn
-                    self._threads.release()
+                try:
+                    if not self._threads.acquire(timeout=wait_s):
+                        raise LockBusyError(f"another thread held the queue for {wait_s:g} s")
+                    self._owner = get_ident()
+                    with translated():
+                        self._lock.acquire(max(0.0, deadline - time.monotonic()))
+                    yield deadline
+                finally:
+                    self._leave()
+            except BaseException:
+                self._leave()  # once more, should somebody have raised an exception in this thread while it left
+                raise
+
+    def _leave(self) -> None:
+        """Give back what this thread has of the turn: all of it, a part, or nothing."""
+        if self._owner == get_ident():
+            self._lock.release()
+            self._owner = None
+        with suppress(RuntimeError):  # nothing: another thread has it
+            self._threads.release()
 
     def _do(self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `operation` in one transaction: when this returns, what it did is on disk.

@@ -19,7 +19,7 @@ from spool.queue.ledger import Ledger
 from spool.queue.rows import FORMAT, decode, decode_number, encode, encode_number
 from spool.settings import Limits
 
-__all__ = ["META", "DeadLetter", "Row", "Transaction", "is_letter", "is_sound"]
+__all__ = ["META", "DeadLetter", "Row", "Transaction", "is_letter", "is_sound", "names_in"]
 
 META: dict[int | str, int | str] = {
     "absorbed": "[]",
@@ -223,10 +223,7 @@ class Transaction:
         return True
 
     def _names(self, key: str) -> list[str]:
-        try:
-            return list(json.loads(str(self._cache.get(key))))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise QueueDamagedError(f"the queue's list {key} doesn't read") from error
+        return names_in(self._cache.get(key))
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -273,6 +270,17 @@ def _letter(number: int, value: object) -> DeadLetter:
         return DeadLetter(number, event, float(fields["stored_at"]), reason, float(fields["died_at"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise QueueDamagedError("a dead letter doesn't read") from error
+
+
+def names_in(value: object) -> list[str]:
+    """Give the names of files that a row lists; QueueDamagedError if it lists anything else."""
+    try:
+        names = list(json.loads(str(value)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise QueueDamagedError("a list of names in the queue doesn't read") from error
+    if not all(isinstance(name, str) and not {"/", "\0"} & set(name) for name in names):
+        raise QueueDamagedError("a list of names in the queue holds what is none")
+    return names
 
 
 def is_letter(key: object, value: object) -> bool:

@@ -257,3 +257,26 @@ def test_consent_that_changes_under_the_lock_is_seen(home: Path, server: LocalPo
     assert (receipt.state, receipt.reason) == ("disabled", "telemetry.json")
     telemetry.close()
     assert status(home)["pending"] == 0
+
+
+@pytest.mark.parametrize("damage", ["gone", "garbage", "flipped"])
+def test_an_opt_out_deletes_a_damaged_queue_as_well(damage: str, home: Path, server: LocalPostHog) -> None:
+    """No event's text stays on disk, the command succeeds, and the next run has nothing left to do."""
+    telemetry = Telemetry("ktx", "1", KEY, server.url, home, flush="never")
+    for _ in range(20):
+        assert telemetry.capture("waiting", {"text": "SOMETHING-THAT-WAITS"})
+    telemetry.close()
+    database = Path(Paths(home).database)
+    if damage == "gone":
+        database.unlink()
+    elif damage == "garbage":
+        database.write_bytes(b"garbage" * 5_000 + b"SOMETHING-THAT-WAITS")
+    else:
+        data = bytearray(database.read_bytes())
+        data[5_000:5_040] = bytes(40)
+        database.write_bytes(bytes(data))
+    done = flush(home, "disable")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    left = [path for path in home.rglob("*") if path.is_file() and b"SOMETHING-THAT-WAITS" in path.read_bytes()]
+    assert left == []
+    assert flush_json(home)["result"] == "telemetry off"

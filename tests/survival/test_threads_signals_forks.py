@@ -279,6 +279,108 @@ assert at > 10, at
     assert {state for _uuid, state in receipts} == {"queued"}
 
 
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_storm_of_handlers_that_raise_keeps_the_queue_from_nobody(
+    threads: int, home: Path, server: LocalPostHog
+) -> None:
+    """Another process sends SIGWINCH as fast as it can: what is cut is taken again, lock and mask come back."""
+    receipts = play(
+        home,
+        server,
+        f"""
+import subprocess
+class Resized(Exception): pass
+armed = False
+def resized(*_):
+    global armed
+    if armed: armed = False; raise Resized
+put("first")
+signal.signal(signal.SIGWINCH, resized)
+stop = threading.Event()
+others = [threading.Thread(target=stop.wait) for _ in range({threads})]
+[other.start() for other in others]
+send = "import os, signal, sys, time\\nwhile True: os.kill(int(sys.argv[1]), signal.SIGWINCH); time.sleep(0.0003)"
+storm = subprocess.Popen([sys.executable, "-c", send, str(os.getpid())], stdout=-3, stderr=-3)
+end, hits = time.monotonic() + 1.5, 0
+while time.monotonic() < end:
+    try:
+        armed = True
+        while time.monotonic() < end: t.capture("in the storm")
+        armed = False
+    except Resized: hits += 1
+storm.kill(); storm.wait()
+signal.signal(signal.SIGWINCH, signal.SIG_IGN)
+stop.set()
+assert hits > 20, hits
+assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+assert put("after").state == "queued"
+""",
+    )
+    assert [state for _uuid, state in receipts] == ["queued", "queued"]
+
+
+def test_no_descriptor_is_left_by_what_a_host_closes_or_forgets(home: Path, server: LocalPostHog) -> None:
+    """While another process holds the lock, beside living commands, and where many threads capture first."""
+    play(
+        home,
+        server,
+        """
+import subprocess
+from pathlib import Path
+from spool.queue import FileLock
+from spool.home import Paths
+put("first"); t.close(); gc.collect()
+def opened(): return sorted(os.listdir("/proc/self/fd"))
+limits = Limits(lock_wait_s=0.0)
+def another(): return Telemetry("ktx", "1", "phc_test", sys.argv[2], sys.argv[1], flush="never", limits=limits)
+code = '''
+import sys; from spool import Telemetry
+Telemetry("ktx", "1", home=sys.argv[1], flush="never").command(["x"]).__enter__(); print("up", flush=True)
+sys.stdin.read()
+'''
+command, pipe = [sys.executable, "-c", code, sys.argv[1]], subprocess.PIPE
+living = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(2)]
+[one.stdout.readline() for one in living]
+before = opened()
+for _ in range(10):  # each meets the living commands at its first capture
+    one = another(); one.capture("beside"); one.close()
+assert opened() == before, (before, opened())
+for _ in range(5):
+    one = another(); one.capture("open")
+    with FileLock(Paths(Path(sys.argv[1])).queue_lock).held(1.0): one.close()
+    one.close()
+    del one
+gc.collect()
+assert opened() == before, (before, opened())
+for _ in range(5):
+    one = another()
+    threads = [threading.Thread(target=one.capture, args=("many first",)) for _ in range(8)]
+    [thread.start() for thread in threads]; [thread.join() for thread in threads]
+    one.close(); del one
+gc.collect()
+assert opened() == before, (before, opened())
+[one.communicate() for one in living]
+""",
+    )
+
+
+@pytest.mark.parametrize("when", ["warm", "in an exit handler"])
+def test_a_destructor_at_the_very_end_of_the_interpreter_captures(when: str, home: Path, server: LocalPostHog) -> None:
+    """Nothing can be imported any more then: what a capture needs was kept."""
+    code = """
+class Late:
+    def __init__(self): self.me, self.put, self.write = self, put, os.write
+    def __del__(self):
+        try: self.put("late")
+        except BaseException as error: self.write(2, repr(error).encode())
+put("first")
+sys.modules["held to the end"] = Late()
+"""
+    if when != "warm":
+        code += "import atexit; atexit.register(put, 'at exit')\n"
+    assert len(play(home, server, code)) == (2 if when == "warm" else 3)
+
+
 def test_a_child_forked_by_a_thread_during_a_capture_hears_its_signals(home: Path, server: LocalPostHog) -> None:
     """The handlers that the main thread has exchanged for its append are the host's own again in the child."""
     play(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from spool.errors import QueueDamagedError
 from spool.queue.ledger import Ledger
 from spool.queue.recovery.damaged import Damaged, Rows
 from spool.queue.rows import decode_number, encode_number
-from spool.queue.transaction import META, is_letter, is_sound
+from spool.queue.transaction import META, is_letter, is_sound, names_in
 
 __all__ = ["salvaged"]
 
@@ -37,7 +35,7 @@ def salvaged(damaged: Damaged) -> Rows:
         ledger.refused += 1
         missing = 1
     ledger.lose("damaged", missing)
-    names: Rows = {key: rows[key] for key in ("absorbed", "closed") if _is_list(rows.get(key))}
+    names: Rows = {key: rows[key] for key in ("absorbed", "closed") if _lists_names(rows.get(key))}
     return {**events, **dead, **names, "sequence": encode_number(highest), "ledger": ledger.encode()}
 
 
@@ -57,8 +55,9 @@ def _ledger(text: object) -> tuple[Ledger, bool]:
         return Ledger(), False
 
 
-def _is_list(value: object) -> bool:
+def _lists_names(value: object) -> bool:
     try:
-        return isinstance(json.loads(str(value)), list)
-    except (ValueError, RecursionError):
+        names_in(value)
+    except QueueDamagedError:
         return False
+    return True
