@@ -1,6 +1,6 @@
 """What a person sees: status, events, schedules, doctor's findings. Only this module and `progress` import rich.
 
-What an event, a server or a file brought is never taken for markup or for a terminal's escapes.
+Text from an event, a server or a file is never treated as markup or as escape sequences of a terminal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from flusher.schedule.method import Plan
 from flusher.text import printable
 from spool.queue import Account
 
-if TYPE_CHECKING:  # it loads what takes names out of a text, which doctor alone needs
+if TYPE_CHECKING:  # it loads the redaction, which doctor alone needs
     from flusher.doctor.finding import Finding
 
 __all__ = ["print_event", "print_events", "print_findings", "print_plan", "print_status"]

@@ -49,7 +49,7 @@ def identity_of(context: typer.Context) -> Identity:
 
 @contextmanager
 def opened(paths: Paths) -> Iterator[Queue]:
-    """Give the queue for a block. A reader that went away (`| head`) has seen enough."""
+    """Give the queue for a block. Where the reader of stdout has gone (`| head`), the command ends without an error."""
     queue = open_queue(paths)
     try:
         yield queue
@@ -76,7 +76,7 @@ def print_json(value: Any) -> None:
 
 
 def say(fields: dict[str, object], text: str, *, as_json: bool, quiet: bool = False) -> None:
-    """Say what a command did: the fields for a program, the text for a person, nothing where that was asked for."""
+    """Say what a command did: the fields with `as_json`, else the text, or nothing with `quiet`."""
     if as_json:
         print_json(fields)
     elif not quiet:

@@ -1,4 +1,4 @@
-"""What doctor makes of what it found: pure judgements, each a finding.
+"""How doctor judges what it found: pure functions, each of which gives a finding.
 
 First of consent, destination, server, schedule and the last runs; then of home, files, SQLite, locks and the queue.
 """
@@ -106,13 +106,13 @@ def host(value: str | None, problem: str | None, prefix: str, *, encrypted: bool
 
 
 def certificates(problem: str) -> Finding:
-    """Say what is wrong with the CA bundle that the environment names; how to mend it stands after the colon."""
+    """Say what is wrong with the CA bundle that the environment names; the text after the colon says how to mend it."""
     what, _, mend = problem.rpartition(": ")
     return Finding("certificates", "fail", what, mend)
 
 
 def server(address: str, answer: Answer, now: datetime) -> Finding:
-    """Judge the answer to a batch that holds no event: PostHog refuses it, and nobody else does in that way."""
+    """Judge the answer to an empty batch: PostHog refuses it in a way of its own."""
     if answer.status in _REFUSALS_OF_NOTHING and not answer.body.lstrip().startswith("<"):
         return Finding("server", "ok", f"{address} answers as PostHog does")
     verdict = judge(answer, now)
@@ -159,7 +159,7 @@ def delivery(answer: Answer | None, now: datetime) -> Finding:
 def schedule(
     found: Sequence[tuple[Installed, str | None]], own: str, tool: str, *, daemon: bool | None
 ) -> list[Finding]:
-    """Judge every schedule of ours, each with what it names that is gone; `own` is the one of this home.
+    """Judge every schedule of ours, each with what is missing of what it names; `own` is the schedule of this home.
 
     `daemon` is whether a cron daemon runs, None where that can't be told.
     """

@@ -1,7 +1,7 @@
-"""What doctor finds on the disk: modes, owners and links as the system tells them, and what it tries beside the queue.
+"""What doctor finds on the disk: modes, owners and links by stat, and what it tries out in a scratch folder.
 
-What is looked at is neither opened nor followed. What is tried is tried in a scratch folder: it touches neither the
-queue nor its account.
+Files that are only examined are neither opened nor followed. The scratch folder touches neither the queue nor its
+account.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spool.queue import DATABASE, Account, FileLock, Queue, Row, read_without_cl
 
 __all__ = ["Inspected", "inspect_queue", "look_at_files", "look_at_home", "names", "scratch", "try_canary", "try_lock"]
 
-# Also known to the opt-out, which deletes what a doctor that was killed left behind.
+# The opt-out knows this name too: it deletes what a killed doctor left behind.
 _PREFIX = "doctor-"
 _STALE_S = 3600.0
 
@@ -93,7 +93,7 @@ class Inspected(NamedTuple):
 def scratch(paths: Paths) -> Iterator[Path]:
     """Give a private folder on the file system of the home, for a block. Raises OSError where none can be made.
 
-    One that a doctor left behind who was killed is removed an hour later.
+    One that a killed doctor left behind is removed after an hour.
     """
     parent = paths.spool if paths.spool.is_dir() else paths.home
     for entry in list(os.scandir(parent)):
@@ -117,7 +117,7 @@ def try_lock(folder: Path, queue_lock: Path | None) -> None:
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Hold the queue's lock for a block. A lock file that isn't there is nobody's, and is not made here."""
+    """Hold the queue's lock for a block. A missing lock file is held by nobody, and is not created."""
     lock = FileLock(path, create=False)
     try:
         with suppress(FileNotFoundError):
@@ -145,7 +145,7 @@ def try_canary(folder: Path, text: str) -> Row:
 def inspect_queue(paths: Paths, folder: Path) -> Inspected:
     """Copy the queue under its lock, and read every row of the copy. Raises SpoolError or OSError.
 
-    The copy, because whoever opens a damaged queue moves it to quarantine: that is the flusher's to do.
+    A copy, because opening a damaged queue moves it to quarantine, which is the flusher's task.
     """
     copy = Paths(folder / "q")
     if not (paths.queue / DATABASE).exists():
@@ -162,7 +162,7 @@ def inspect_queue(paths: Paths, folder: Path) -> Inspected:
 
 
 def _read(copy: Paths) -> Inspected:
-    """Read it as the flusher would; what that finds damaged is in the copy's quarantine then, with the reason."""
+    """Read it as the flusher would; if that finds damage, the reason is in the copy's quarantine."""
     queue = Queue(copy, wait_s=WAIT_S)
     try:
         queue.verify()

@@ -1,4 +1,4 @@
-"""One thing that doctor looked at: its state, what was found, how to mend it; all of them as JSON for somebody else."""
+"""What doctor found about one thing, and how to mend it; all findings as JSON that may be sent to others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Finding", "State", "as_object", "exit_code"]
 
 State = Literal["ok", "warn", "fail"]
 
-# What only the other end, or the network, can mend: events wait meanwhile.
+# Failures of the destination or the network, which nothing on this machine can fix: events wait meanwhile.
 _DESTINATION = {"server", "delivery", "flusher"}
 _CONFIGURATION, _UNREACHABLE = 2, 75
 _LONGEST = 2_000
@@ -28,7 +28,7 @@ _PACKAGES = ("diskcache", "filelock", "posthog", "python-crontab", "requests", "
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`mend` is a sentence that names the action; only what is well has none."""
+    """`mend` is a sentence that names the action; None where the state is ok."""
 
     name: str
     state: State
@@ -54,7 +54,7 @@ def as_object(findings: Sequence[Finding], app: str, paths: Paths, env: Mapping[
     secrets = [read_stored(paths.identity).install_id or ""]
 
     def clean(text: str | None) -> str | None:
-        # The home first: it may lie anywhere, and its name may be that of a person.
+        # The home first: it may be anywhere, and its name may be that of a person.
         short = None if text is None else text.replace(str(paths.home), f"~/.{app}")
         return short and redact(short, secrets=secrets, home=user_home, user=user, limit=_LONGEST)
 

@@ -1,4 +1,4 @@
-"""Did an event go silent? The verdict on the ledger of what this install captured. Pure; no network."""
+"""Which events are no longer captured? Judged by `emitted.json`, the counts of what this install captured. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from spool.beside.sightings import ENOUGH, Ran, Version
 
 __all__ = ["Silent", "audit", "told"]
 
-# They come and go with the machine, whatever the host does.
+# These depend on the machine, not on the host.
 _NOT_JUDGED = {"install_first_run", "spool_loss", "$exception"}
-# A run that failed or was cut short may have failed at another place: one such run says little.
+# A run that failed or was aborted may have ended elsewhere: a single such run proves little.
 _MUST_BE_EXPECTED = {"ok": 1, "": 1}
 _ELSE_EXPECTED = 3
 
@@ -94,7 +94,7 @@ def _missing(earlier: Sequence[Version], present: Version) -> Iterator[Silent]:
 
 
 def _without_commands(earlier: Sequence[Version], present: Version) -> Iterator[Silent]:
-    """See that the wiring itself is gone: the host runs and captures, but under no command any more."""
+    """Find that commands themselves are no longer captured: the host captures events, but under no command."""
     last = next((one for one in reversed(earlier) if any(one.commands)), None)
     now = present.commands.get("", {}).get("")
     if last is None or now is None or any(present.commands):

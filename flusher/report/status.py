@@ -1,4 +1,4 @@
-"""What `status` says: the facts, collected once, as JSON or for a person."""
+"""What `status` shows: the facts, read once, as JSON or for a person."""
 
 from __future__ import annotations
 

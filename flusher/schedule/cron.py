@@ -140,7 +140,7 @@ def _ours(text: bytes) -> Iterator[tuple[int, bytes]]:
 def _read() -> bytes:
     """Give the crontab without the head that Debian's cron puts before it, and skips when it lists it.
 
-    It skips up to three comments whoever wrote them: of a file that came there past `crontab`, they are somebody's.
+    It skips up to three comments, whoever wrote them: in a file that was not written by `crontab` they are the user's.
     """
     done = call("crontab", "-l")
     if done.code == 0:
@@ -154,7 +154,7 @@ def _read() -> bytes:
 
 
 def _write(text: bytes, before: bytes) -> None:
-    """Replace the crontab, and see that it is what was meant. An empty one is removed."""
+    """Replace the crontab, and check that our lines are in it. An empty one is removed."""
     if text == before:
         return
     done = call("crontab", "-", given=text) if text else call("crontab", "-r")

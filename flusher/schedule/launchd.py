@@ -52,7 +52,7 @@ class Launchd:
         with refusals_named(str(path)):
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, plist(entry))
-        call("launchctl", "bootout", f"{_domain()}/{path.stem}")  # one with another timetable; none is no matter
+        call("launchctl", "bootout", f"{_domain()}/{path.stem}")  # one with another timetable, if there is one
         done = call("launchctl", "bootstrap", _domain(), str(path))
         if done.code:
             put_back(path, before)

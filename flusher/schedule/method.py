@@ -33,7 +33,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """One schedule that is there: whose, by what, where, what it runs, when, and what is wrong with it."""
+    """One schedule that is installed: its name, method, place, command and times, and what is wrong with it."""
 
     name: str
     method: str
@@ -77,7 +77,7 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is there for one app and home. `problem` is one line about what is wrong with it."""
+    """What is installed for one app and home. `problem` is one line about what is wrong with it."""
 
     installed: tuple[Installed, ...] = ()
     problem: str | None = None
@@ -124,7 +124,7 @@ def next_by_clock(timetable: Timetable | None) -> datetime | None:
 
 
 def stale(command: Sequence[str], *, home_too: bool = True) -> str | None:
-    """Say what the command line of a schedule names that isn't there any more; None if all is there."""
+    """Say what is missing of what the command line of a schedule names; None if nothing is."""
     if not command:
         return "its command line doesn't read"
     if not os.access(command[0], os.X_OK):
@@ -139,7 +139,7 @@ def stale(command: Sequence[str], *, home_too: bool = True) -> str | None:
 
 
 class Done(NamedTuple):
-    """How a program ended, and what it said, its complaints as one line."""
+    """How a program ended: its exit code, its output, and its errors as one line."""
 
     code: int
     out: bytes
@@ -171,7 +171,7 @@ def call(program: str, *arguments: str, given: bytes = b"", **variables: str) ->
 
 @contextmanager
 def refusals_named(what: str) -> Iterator[None]:
-    """Turn what the system refuses into one line: the operator's to mend, so exit code 2."""
+    """Turn an OSError into a ConfigurationError: one line for the operator, and exit code 2."""
     try:
         yield
     except OSError as error:
@@ -181,7 +181,7 @@ def refusals_named(what: str) -> Iterator[None]:
 
 
 def put_back(path: Path, before: bytes | None) -> None:
-    """Give a file the content that it had; None: there was none."""
+    """Restore a file's former content; with None, that there was no file."""
     if before is None:
         path.unlink(missing_ok=True)
     else:

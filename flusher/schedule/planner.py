@@ -41,7 +41,7 @@ def look(app: str, paths: Paths) -> Plan:
     name = entry_name(app, paths.home)
     everything, unseen = look_at_all()
     found = tuple(one for one in everything if one.name == name)
-    # Who may not use cron is no worse off for it with a timer.
+    # That cron can't be used does not matter where there is a timer.
     problems = [] if found else unseen
     if len(found) > 1:
         problems = [f"scheduled {len(found)} times ({_listed(found)}): run schedule remove, then schedule install"]
@@ -133,7 +133,7 @@ def _chosen(name: str | None) -> Method:
     return usable
 
 
-# Cron knows minutes only: without this, every install that shares a minute would strike in its first second.
+# Cron knows only minutes: without this, all installs that share a minute would run in its first second.
 _SPREAD_S = "45"
 
 
@@ -152,7 +152,7 @@ def _command(app: str, paths: Paths) -> tuple[str, ...]:
 
 
 def _check_command(words: Sequence[str]) -> None:
-    """See that the command can be run with no more than what cron gives it, before it is left to cron."""
+    """Check that the command runs with nothing but the environment that cron gives it."""
     bare = {name: os.environ[name] for name in ("HOME", "SYSTEMROOT") if name in os.environ}
     try:
         done = subprocess.run(  # noqa: S603 - our own command line

@@ -1,4 +1,4 @@
-"""When a schedule runs, and what it runs: pure. Each method (cron, systemd, launchd) writes it down in its own words.
+"""When a schedule runs, and what it runs: pure. Each method (cron, systemd, launchd) writes it in its own format.
 
 A schedule is one that cron can express: every so many minutes that divide an hour, or hours that divide a day.
 """
@@ -30,7 +30,7 @@ class Timetable(NamedTuple):
 
     @classmethod
     def spread(cls, every_min: int, seed: str) -> Timetable:
-        """Give the timetable of one install: `seed` decides the minute, so that a fleet does not strike at once."""
+        """Give the timetable of one install: `seed` decides the minute, so that a fleet is spread out."""
         offset = int.from_bytes(hashlib.sha256(seed.encode("utf-8", "surrogateescape")).digest()[:8]) % every_min
         if every_min < 60:  # noqa: PLR2004 - minutes of an hour
             return cls(_MINUTES[offset::every_min], _HOURS)
@@ -101,7 +101,7 @@ class Entry:
 
 
 def entry_name(app: str, home: Path) -> str:
-    """Name the schedule of one app and home; the home's own name does not show in it."""
+    """Name the schedule of one app and home, without the home's own name."""
     return f"{app}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:8]}"
 
 
