@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from spool.consent import Consent, FileState, Identity
+from spool.consent import Consent, Identity
 from spool.consent.first_run import first_run, first_run_notice, say
 from spool.consent.opt_out import wipe_once
 from spool.errors import ConsentChangedError, InvalidEventError, SpoolError, UnavailableError
@@ -83,8 +83,7 @@ def consented(host: Host, now: Surroundings) -> Consent:
     consent = host.consent.ask(now.paths, os.environ, now.off_by)
     if now.paths is None or now.debug:
         return consent
-    said_no = consent.file is FileState.DISABLED and consent.identity.decided_by == "telemetry.json"
-    if said_no and host.wiped_for != consent.signature:  # once a process: what stays is deleted by the next one
+    if consent.refused and host.wiped_for != consent.signature:  # once a process: what stays is deleted by the next one
         host.wiped_for = consent.signature
         wipe_once(now.paths, consent.signature, host.options.limits.lock_wait_s)
     if not consent.identity.enabled or consent.identity.install_id is not None:

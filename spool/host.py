@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from spool.consent import Consent, ConsentCache, FileState, Identity, consent, opted_out_by
+from spool.consent import Consent, ConsentCache, Identity, consent, opted_out_by
 from spool.consent.opt_out import is_wiped
 from spool.errors import InvalidEventError
 from spool.home import Paths, Signature, resolve_home
@@ -162,7 +162,7 @@ class Host:
         if self.homes:
             return None
         found = self.consent.ask(now.paths, os.environ, now.off_by)
-        if found.identity.enabled or (now.paths is not None and _says_no(found) and not _carried_out(now.paths, found)):
+        if found.identity.enabled or (now.paths is not None and found.refused and not _carried_out(now.paths, found)):
             return None
         return found.identity.decided_by
 
@@ -235,10 +235,6 @@ class Host:
         self._homes = {named: paths for named, paths in self._homes.items() if paths.home != home}
         self.envelope = None
         self.emitted = set()
-
-
-def _says_no(found: Consent) -> bool:
-    return found.file is FileState.DISABLED and found.identity.decided_by == "telemetry.json"
 
 
 def _carried_out(paths: Paths, found: Consent) -> bool:

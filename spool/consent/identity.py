@@ -60,6 +60,11 @@ class Consent(NamedTuple):
     file: FileState
     signature: Signature | None
 
+    @property
+    def refused(self) -> bool:
+        """Whether the person said no, in the file: then what waits is deleted."""
+        return self.file is FileState.DISABLED and self.identity.decided_by == "telemetry.json"
+
 
 def parse(data: bytes) -> TelemetryFile:
     """Read the file's bytes as strictly as ktx does."""
