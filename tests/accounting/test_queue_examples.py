@@ -175,9 +175,10 @@ def test_a_file_aside_that_is_dropped_becomes_its_own_note(paths: Paths) -> None
     queue.close()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
 def test_a_loss_that_could_not_be_noted_is_noted_by_its_own_process_alone(paths: Paths) -> None:
     """A child that is forked meanwhile doesn't count the parent's loss once more."""
+    if sys.platform == "win32":
+        pytest.skip("there is no fork on Windows")
     losses = LossNotes(paths)
     paths.spool.mkdir(parents=True)
     paths.aside.write_text("in the way")
