@@ -49,7 +49,7 @@ class OpenHome:
     def count_lost(self, cause: str) -> None:
         """Count one event that was captured and lost: in the ledger, or in a note for the flusher."""
         if not self.on_network:
-            with suppress(SpoolError):  # the queue can't be had now: the note says the same
+            with suppress(Exception):  # whatever keeps it from the queue, the note says the same
                 self.queue.count_lost(cause)
                 return
         self.losses.add(cause)
