@@ -17,7 +17,8 @@ from flusher.counts import DeliveryCounts
 from spool.consent import Identity, consent
 from spool.home import Paths
 from spool.launch.destination import host_limits
-from spool.queue import Account, FileLock, Queue
+from spool.queue import FileLock, Queue
+from spool.queue.account import Account
 from spool.settings import Durability
 
 __all__ = [

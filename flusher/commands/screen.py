@@ -24,7 +24,7 @@ from flusher.events import StoredEvent
 from flusher.report.status import Status
 from flusher.schedule.method import Plan
 from flusher.text import printable
-from spool.queue import Account
+from spool.queue.account import Account
 
 if TYPE_CHECKING:  # it loads the redaction, which doctor alone needs
     from flusher.doctor.finding import Finding

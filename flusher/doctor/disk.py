@@ -20,7 +20,8 @@ from flusher.context import WAIT_S
 from flusher.doctor.checks import FileFacts, HomeFacts
 from spool.errors import QueueDamagedError, SpoolError
 from spool.home import Paths, private_folder, read_bounded, write_new
-from spool.queue import DATABASE, Account, FileLock, Queue, Row, read_without_closing
+from spool.queue import DATABASE, FileLock, Queue, Row, read_without_closing
+from spool.queue.account import Account
 
 __all__ = ["Inspected", "inspect_queue", "look_at_files", "look_at_home", "names", "scratch", "try_canary", "try_lock"]
 

@@ -18,7 +18,7 @@ from spool.consent import Identity, consent
 from spool.errors import ConfigurationError, SpoolError
 from spool.home import Paths
 from spool.launch.destination import resolve
-from spool.queue import Account
+from spool.queue.account import Account
 
 __all__ = ["Status", "collect"]
 

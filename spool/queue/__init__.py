@@ -4,7 +4,6 @@
 Importing this loads diskcache, filelock and sqlite3: the first capture does, a command that is opted out doesn't.
 """
 
-from spool.queue.account import Account
 from spool.queue.cache import DATABASE, read_without_closing, sqlite_facts
 from spool.queue.interrupts import signals_held
 from spool.queue.lock import FileLock
@@ -15,7 +14,6 @@ __all__ = [
     "CHUNK",
     "DATABASE",
     "REFUSED",
-    "Account",
     "DeadLetter",
     "FileLock",
     "Queue",

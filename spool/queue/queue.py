@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock, get_ident
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from spool.errors import (
     ConsentChangedError,
@@ -24,12 +24,14 @@ from spool.errors import (
     UnavailableError,
 )
 from spool.home import Paths, Signature, private_folder, refuse_links, signature
-from spool.queue.account import Account, account, verify
 from spool.queue.cache import Cache, as_spool_error, check_readable, open_cache, translated
 from spool.queue.interrupts import signals_held
 from spool.queue.lock import FileLock
 from spool.queue.transaction import DeadLetter, Row, Transaction
 from spool.settings import Durability, Limits
+
+if TYPE_CHECKING:
+    from spool.queue.account import Account
 
 __all__ = ["CHUNK", "REFUSED", "Queue"]
 
@@ -256,10 +258,14 @@ class Queue:
 
     def account(self) -> Account:
         """Add up what became of every event of this install."""
+        from spool.queue.account import Account, account  # noqa: PLC0415 - a millisecond, and no host asks
+
         return self._do(account) if self.exists() else Account()
 
     def verify(self) -> None:
         """Look whether the account adds up; a queue whose account does not is damaged, and rebuilt."""
+        from spool.queue.account import verify  # noqa: PLC0415 - as in `account`
+
         if self.exists():
             self._do(verify)
 

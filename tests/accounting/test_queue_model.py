@@ -15,7 +15,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from spool.beside.loss_notes import Note
 from spool.errors import ConsentChangedError
 from spool.home import Paths
-from spool.queue import REFUSED, Account, DeadLetter, Queue, Row
+from spool.queue import REFUSED, DeadLetter, Queue, Row
+from spool.queue.account import Account
 from spool.settings import Limits
 from tests.support.processes import run_python
 from tests.support.queue_model import Model, event

@@ -20,7 +20,8 @@ import pytest
 from flusher.report.status import collect
 from spool import Telemetry
 from spool.home import Paths
-from spool.queue import Account, Queue
+from spool.queue import Queue
+from spool.queue.account import Account
 from tests.support.crontabs import NEEDS_CRON, Crontabs
 from tests.support.documents import DOCUMENTS, Block, blocks
 from tests.support.local_posthog import LocalPostHog

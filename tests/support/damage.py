@@ -16,7 +16,8 @@ from flusher.context import Context, Options, Result
 from flusher.run import run
 from spool import Receipt, Telemetry
 from spool.home import Paths
-from spool.queue import DATABASE, Account, Queue
+from spool.queue import DATABASE, Queue
+from spool.queue.account import Account
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY
 

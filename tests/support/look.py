@@ -12,7 +12,8 @@ from spool.beside import aside
 from spool.consent import consent
 from spool.home import Paths
 from spool.launch.destination import host_catalogue
-from spool.queue import Account, Queue
+from spool.queue import Queue
+from spool.queue.account import Account
 
 __all__ = ["View", "capture", "look", "put_aside"]
 

@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from spool.queue import Account, DeadLetter, Row
+from spool.queue import DeadLetter, Row
+from spool.queue.account import Account
 from spool.settings import Limits
 
 __all__ = ["Model", "event"]
