@@ -265,6 +265,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(who=who)
     def crash(self, who: int) -> None:
         """A process vanishes without a word, and its like starts."""
+        self.queues[who]._disconnect()  # noqa: SLF001 - as the end of a process does, without the lock
         self.queues[who] = self.fresh()
 
     @rule(who=who)

@@ -302,11 +302,13 @@ others = [threading.Thread(target=stop.wait) for _ in range({threads})]
 send = "import os, signal, sys, time\\nwhile True: os.kill(int(sys.argv[1]), signal.SIGWINCH); time.sleep(0.0003)"
 storm = subprocess.Popen([sys.executable, "-c", send, str(os.getpid())], stdout=-3, stderr=-3)
 end, hits = time.monotonic() + 1.5, 0
+def work():
+    global armed
+    armed = True
+    while time.monotonic() < end: t.capture("in the storm")
+    armed = False
 while time.monotonic() < end:
-    try:
-        armed = True
-        while time.monotonic() < end: t.capture("in the storm")
-        armed = False
+    try: work()
     except Resized: hits += 1
 storm.kill(); storm.wait()
 signal.signal(signal.SIGWINCH, signal.SIG_IGN)
