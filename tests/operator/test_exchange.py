@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -123,6 +124,12 @@ finally:
     assert len({event["uuid"] for event in server.accepted}) == len(server.accepted) == 11_999
 
 
+def waiting_texts(home: Path) -> list[str]:
+    """Give the texts of the events that wait in the queue."""
+    with closing(Queue(Paths(home), wait_s=5.0)) as queue:
+        return [row.text for row in queue.gather()]
+
+
 def test_a_killed_import_is_done_again_and_every_event_is_here_once(home: Path) -> None:
     """Killed three times at different points, then run to its end: nothing is missing, nothing twice."""
     file = home.parent / "in"
@@ -131,14 +138,14 @@ def test_a_killed_import_is_done_again_and_every_event_is_here_once(home: Path) 
     for wanted in (500, 1_500, 3_000):
         command = [sys.executable, "-m", "flusher", "--home", str(home), "import", str(file)]
         with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE) as process:
-            while process.poll() is None and sum(1 for _ in Queue(Paths(home), wait_s=5.0).gather()) < wanted:
+            while process.poll() is None and len(waiting_texts(home)) < wanted:
                 time.sleep(0.01)
             process.kill()
         done.append(status(home)["pending"])
     report = flush_json(home, "import", file)
     assert (report["imported"], report["known"]) == (6_000 - done[-1], done[-1])
     assert done == sorted(done)
-    numbers = [json.loads(stored.text)["properties"]["number"] for stored in Queue(Paths(home), wait_s=5.0).gather()]
+    numbers = [json.loads(text)["properties"]["number"] for text in waiting_texts(home)]
     assert sorted(numbers) == list(range(6_000))
 
 

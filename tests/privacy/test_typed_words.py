@@ -56,7 +56,7 @@ WAYS: dict[str, Callable[[str], str]] = {
 # No word that looks like the name of an option.
 VALUES = (
     st.text("abyzABYZ019_.-$%&'\"\\ü€ ", min_size=4, max_size=300)
-    .map(lambda word: word.strip().lstrip("-"))
+    .map(lambda word: word.strip("- "))
     .filter(lambda word: len(word) > 3)
 )
 
