@@ -60,8 +60,10 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 def make_image(path: Path, *features: str) -> Path:
     """Make an ext4 file system in a file; nothing of it is left to be written later by the kernel.
 
-    With the feature `^has_journal`, one file's fsync says nothing about the names of other files.
+    With the feature `^has_journal`, one file's fsync says nothing about the names of other files. It is a new file each
+    time: what was mounted from one of this name before may still be, in the mount namespace of another test.
     """
+    path.unlink(missing_ok=True)
     with path.open("wb") as file:
         file.truncate(IMAGE_BYTES)
     options = ["-q", "-F", "-b", 4096, "-E", "lazy_itable_init=0,lazy_journal_init=0"]
@@ -101,6 +103,7 @@ def cut_power(image: Path, copy: Path) -> Path:
     """
     deadline = time.monotonic() + 20
     while True:
+        copy.unlink(missing_ok=True)  # a new file, as in `make_image`
         subprocess.run(["cp", "--sparse=always", image, copy], check=True)
         if filecmp.cmp(image, copy, shallow=False):
             return copy
