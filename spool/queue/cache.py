@@ -224,8 +224,10 @@ def _opened(connection: sqlite3.Connection, durability: Durability, end: Literal
     """
     try:
         for name, value in SETTINGS.items():  # the constructor finds them set: inside a transaction some can't be
-            if name.startswith("sqlite_"):
-                connection.execute(f"PRAGMA {name.removeprefix('sqlite_')} = {value}")
+            pragma = name.removeprefix("sqlite_")
+            # One that is set already is left alone: some are written into the file, which a full disk has no room for.
+            if pragma != name and connection.execute(f"PRAGMA {pragma}").fetchone() != (value,):
+                connection.execute(f"PRAGMA {pragma} = {value}")
         connection.execute("BEGIN IMMEDIATE")
         cache = Cache(connection)
         connection.execute(end)

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,22 @@ if sys.platform == "win32":
     pytest.skip("files have owners and modes here as POSIX knows them", allow_module_level=True)
 
 # -- disks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_a_full_disk_can_be_looked_at(tmp_path: Path, server: LocalPostHog) -> None:
+    """Not a byte is left: `status` still opens the queue, says what waits, and changes nothing."""
+    with tmpfs(tmp_path / "disk", "1m") as disk:
+        with Host(disk / "home", server.url) as host:
+            host.expect(400, "queued", "aside", "lost", reason="disk is full")
+            queued = host.count("queued")
+        with suppress(OSError), (disk / "rest").open("wb", buffering=0) as rest:
+            while True:
+                rest.write(bytes(1))
+        found = status(disk / "home")
+        assert found["pending"] >= queued
+        assert status(disk / "home")["accounting"] == found["accounting"]
 
 
 @pytest.mark.root
