@@ -39,7 +39,7 @@ def flushers(home: Path) -> list[str]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode()
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")  # another test's may be no text
         except OSError:
             continue
         if "-m flusher" in line and str(home) in line:
