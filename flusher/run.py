@@ -14,7 +14,7 @@ from flusher.absorb import absorb
 from flusher.context import REJECTED_REASON, Context, Result, RunReport, open_queue
 from flusher.delivery import backoff, state
 from flusher.text import moment
-from spool.beside import recover
+from spool.beside.spans import recover
 from spool.consent import Identity, consent
 from spool.consent.opt_out import wipe_once
 from spool.errors import ConfigurationError, LockBusyError, SpoolError

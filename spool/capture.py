@@ -2,8 +2,7 @@
 
 Environment and consent, then the event is built and frozen, then it is appended to the queue; else it goes aside; else
 a note of its loss is left. Nothing here raises for the machine, waits longer than `lock_wait_s`, or prints to stdout.
-
-Importing this loads the queue, with diskcache, filelock and sqlite3: the first capture does.
+All of it runs with signals held.
 """
 
 from __future__ import annotations
@@ -20,15 +19,14 @@ from spool.consent.opt_out import wipe_once
 from spool.errors import ConsentChangedError, InvalidEventError, SpoolError, UnavailableError
 from spool.event import Event, compose, envelope, freeze, host_facts
 from spool.home import Paths, signature
-from spool.host import Host, Receipt, Surroundings
+from spool.host import MACHINE, Host, Receipt, Surroundings
 from spool.launch import destination, start
 from spool.open_home import OpenHome
-from spool.queue import signals_held
 
 if TYPE_CHECKING:
     from spool.catalogue import Event as TypedEvent
 
-__all__ = ["build", "capture", "consented", "count_mistake", "opened", "record", "signals_held"]
+__all__ = ["build", "capture", "consented", "count_mistake", "opened"]
 
 # A telemetry.json that changes at every look is nobody's decision.
 _MOST_LOOKS = 3
@@ -36,17 +34,7 @@ _MOST_LOOKS = 3
 Properties = Mapping[str, Any] | None
 
 
-def capture(host: Host, now: Surroundings, event: str, properties: Properties | TypedEvent, **options: Any) -> Receipt:
-    """Put one event on disk; with a true receipt it survives kill -9 of any process. Options as in `build`.
-
-    Raises InvalidEventError for a programming mistake, in strict mode alone, and what a signal handler of the host
-    raises.
-    """
-    with signals_held():
-        return record(host, now, event, properties, **options)
-
-
-def record(
+def capture(
     host: Host,
     now: Surroundings,
     event: str,
@@ -54,13 +42,15 @@ def record(
     closes: str | None = None,
     **options: Any,
 ) -> Receipt:
-    """Do what `capture` does, in a block in which signals are held. `closes` is the command that the event ends."""
+    """Put one event on disk; with a true receipt it survives kill -9 of any process. Options as in `build`.
+
+    `closes` is the command that the event ends. Raises for a programming mistake, in strict mode alone.
+    """
     try:
         consent = consented(host, now)
         if not (now.debug or consent.identity.enabled):
             return Receipt("disabled", reason=consent.identity.decided_by)
-        message = build(host, consent.identity, event, properties, **options)
-        frozen = freeze(message, host.options.limits.max_event_bytes)
+        frozen = _frozen(host, consent.identity, event, properties, **options)
         if now.debug or now.paths is None:
             say(f"[telemetry] {frozen.text}")
             return Receipt("debug", frozen.uuid, "telemetry is in debug mode: nothing is stored or sent")
@@ -69,10 +59,11 @@ def record(
             host.emitted.add(event)
         return receipt
     except InvalidEventError as mistake:
-        count_mistake(host, now, mistake)
-        return Receipt("lost", reason=str(mistake))
-    except Exception as error:  # noqa: BLE001 - the host comes first: whatever it is, it is a receipt
-        return Receipt("lost", reason=type(error).__name__)
+        return count_mistake(host, now, event, mistake)
+    except Exception as error:
+        if host.raises(error):
+            raise
+        return host.lost(event, error)
 
 
 # -- consent --------------------------------------------------------------------------------------------
@@ -106,6 +97,16 @@ def _first_run(host: Host, now: Surroundings, paths: Paths, consent: Consent) ->
 
 
 # -- the event ------------------------------------------------------------------------------------------
+
+
+def _frozen(host: Host, identity: Identity, event: str, properties: Properties | TypedEvent, **options: Any) -> Event:
+    """Build the event and freeze it. What an object of the host's raises meanwhile is a mistake of the program's."""
+    try:
+        return freeze(build(host, identity, event, properties, **options), host.options.limits.max_event_bytes)
+    except (SpoolError, *MACHINE):
+        raise
+    except Exception as error:
+        raise InvalidEventError(f"{event}: a value can't be read: {type(error).__name__}: {error}") from error
 
 
 def build(  # noqa: PLR0913 - the parts of an event, by name
@@ -144,9 +145,8 @@ def _store(host: Host, paths: Paths, consent: Consent, event: Event, closes: str
     if host.span is not None:
         host.span.touch()  # a command that is killed later lived until now at least
     home = opened(host, paths)
-    while host.reentered:
-        host.reentered -= 1
-        home.losses.add("reentered")
+    if host.unexplained:
+        host.note_unexplained(paths)
     if home.losses.unnoted:
         home.losses.retry()
     for _ in range(_MOST_LOOKS):
@@ -176,8 +176,7 @@ def _put_aside(host: Host, home: OpenHome, consent: Consent, event: Event, refus
     try:
         home.put_aside(event.uuid, event.text)
     except SpoolError as second:
-        home.losses.add(second.cause)
-        return Receipt("lost", event.uuid, f"{refusal}; {second}")
+        raise type(second)(f"{refusal}; {second}") from second
     return Receipt("aside", event.uuid, str(refusal))
 
 
@@ -189,7 +188,7 @@ def opened(host: Host, paths: Paths) -> OpenHome:
     home = host.homes.get(paths.home)
     if home is None:
         waited = start.waits(paths)
-        made = OpenHome(paths, host.options.limits, host.options.durability)
+        made = OpenHome(paths, host.options.limits, host.options.durability, host.losses_of(paths))
         home = host.homes.setdefault(paths.home, made)
         if home is not made:  # another thread was faster
             return home
@@ -202,9 +201,10 @@ def opened(host: Host, paths: Paths) -> OpenHome:
     return home
 
 
-def count_mistake(host: Host, now: Surroundings, mistake: InvalidEventError) -> None:
+def count_mistake(host: Host, now: Surroundings, event: object, mistake: InvalidEventError) -> Receipt:
     """Count an event that is none: a programming mistake, which raises in strict mode."""
-    if host.strict:
+    if host.raises(mistake):
         raise mistake
-    if not now.debug and now.paths is not None:
-        opened(host, now.paths).count_lost(mistake.cause)
+    if now.debug or now.paths is None:
+        return host.lost(event, mistake)
+    return host.lost(event, mistake, opened(host, now.paths).count_lost)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from spool.beside import LossNotes
 from spool.consent import Consent, ConsentCache, Identity, consent, opted_out_by
 from spool.consent.opt_out import is_wiped
-from spool.errors import InvalidEventError
+from spool.errors import InvalidEventError, SpoolError
 from spool.home import Paths, Signature, resolve_home
 from spool.settings import TESTING, Durability, FlushMode, Limits, env_prefix, is_set
 
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from spool.catalogue import Catalogue
     from spool.open_home import OpenHome
 
-__all__ = ["Host", "Options", "Receipt", "Surroundings", "UnderWay", "living"]
+__all__ = ["MACHINE", "Host", "Options", "Receipt", "Surroundings", "UnderWay", "living"]
 
 # The shell that starts a flusher is through in 2 ms; on a machine that is busier than that it is reaped later.
 _REAP_S = 0.02
+# What is the machine's fault, and never the program's.
+MACHINE = (OSError, MemoryError, RecursionError, ImportError)
 
 
 class Receipt(NamedTuple):
@@ -107,8 +110,10 @@ class Host:
         self.secrets: set[str] = set()
         # The opt-out that this process carried out, or tried to.
         self.wiped_for: Signature | None = None
-        # Events of signal handlers that came while the first capture was loading its modules: to be counted.
-        self.reentered = 0
+        # The losses of each home that are in no account yet.
+        self.loss_notes: dict[Path, LossNotes] = {}
+        # What failed where not even a loss could be counted: no stack or memory was left. Counted with the next loss.
+        self.unexplained = 0
         # The process is at its end: nobody waits for a child of its any more.
         self.at_exit = False
         self._homes: dict[tuple[str | None, ...], Paths] = {}
@@ -143,6 +148,47 @@ class Host:
         """Say a programming mistake: InvalidEventError in strict mode; in production the command goes on."""
         if self.strict:
             raise InvalidEventError(what)
+
+    # -- losses -----------------------------------------------------------------------------------------
+
+    def raises(self, error: Exception) -> bool:
+        """Tell whether an error is for the author to see: strict mode, and it is no fault of the machine."""
+        foreseen = isinstance(error, SpoolError) and not isinstance(error, InvalidEventError)
+        return not (foreseen or isinstance(error, MACHINE)) and self.strict
+
+    def lost(self, event: object, error: Exception, count: Callable[[str], None] | None = None) -> Receipt:
+        """Count one event as lost, and keep the reason; nothing of it where telemetry is off.
+
+        By `count`, or by a note, which needs neither queue nor lock; as soon as one can be written.
+        """
+        cause, reason = cause_of(error), str(error)
+        if not isinstance(error, SpoolError):
+            reason = f"{type(error).__name__}: {reason}"
+        now = self.look()
+        if now.debug:
+            from spool.consent.first_run import say  # noqa: PLC0415 - only when something was lost
+
+            say(f"[telemetry] lost: {event}: {reason}")
+        if not now.debug and now.paths is not None and self.silenced_by(now) is None:
+            (count or self.losses_of(now.paths).add)(cause)
+            self._keep_reason(now.paths, event, cause, reason)
+        return Receipt("lost", reason=reason)
+
+    def _keep_reason(self, paths: Paths, event: object, cause: str, reason: str) -> None:
+        with suppress(Exception):  # the loss is counted, whatever becomes of its reason
+            from spool.beside.loss_reasons import note, reason_of  # noqa: PLC0415 - only when something was lost
+
+            note(self.options.app, paths, [reason_of(event, cause, reason)])
+
+    def losses_of(self, paths: Paths) -> LossNotes:
+        """Give the losses of a home that are in no account yet."""
+        return self.loss_notes.setdefault(paths.home, LossNotes(paths))
+
+    def note_unexplained(self, paths: Paths) -> None:
+        """Count what failed while nothing could be counted."""
+        while self.unexplained:
+            self.unexplained -= 1
+            self.losses_of(paths).add("internal")
 
     # -- consent ----------------------------------------------------------------------------------------
 
@@ -200,6 +246,11 @@ class Host:
         finally:
             emitted, self.emitted = self.emitted, set()
             self.leave_sighting("", "", emitted)
+            now = self.look()
+            if now.paths is not None and self.silenced_by(now) is None:
+                self.note_unexplained(now.paths)
+            for notes in list(self.loss_notes.values()):
+                notes.retry()
             for opened in list(self.homes.values()):
                 opened.close()
                 if self.silenced_by(self.look()) is None and self.identity.enabled:
@@ -208,7 +259,7 @@ class Host:
     def disconnect(self) -> None:
         """Close the queues. What comes after opens them again."""
         for opened in list(self.homes.values()):
-            opened.queue.close(wait_s=0.0)
+            opened.disconnect()
 
     def launch(self, opened: OpenHome) -> None:
         """Start a flusher if one is due, and the author left that to us."""
@@ -229,12 +280,24 @@ class Host:
 
     def forget(self, home: Path) -> None:
         """Close a home that is about to go, and what is remembered of the environment. For the guard kit."""
+        self.loss_notes.pop(home, None)
         opened = self.homes.pop(home, None)
         if opened is not None:
             opened.close()
         self._homes = {named: paths for named, paths in self._homes.items() if paths.home != home}
         self.envelope = None
         self.emitted = set()
+
+
+def cause_of(error: Exception) -> str:
+    """Name the loss by an error."""
+    if isinstance(error, SpoolError):
+        return error.cause
+    if isinstance(error, MemoryError | RecursionError):
+        return "memory"
+    if isinstance(error, ImportError):
+        return "import"
+    return "unavailable" if isinstance(error, OSError) else "internal"
 
 
 def _carried_out(paths: Paths, found: Consent) -> bool:

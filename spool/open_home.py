@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spool.beside import LossNotes, OpenSpan, aside, recover
-from spool.errors import SpoolError
+from spool.beside import LossNotes, aside
+from spool.errors import UnavailableError
 from spool.home import Paths, is_network
 from spool.launch import start
-from spool.queue import Queue
 from spool.settings import Durability, Limits
+
+if TYPE_CHECKING:
+    from spool.beside.spans import OpenSpan
+    from spool.queue import Queue
 
 __all__ = ["OpenHome"]
 
@@ -22,16 +25,27 @@ _LOOK_EVERY = 64
 class OpenHome:
     """The queue of a home, and the notes of what was lost. On a network home the queue is the flusher's alone."""
 
-    def __init__(self, paths: Paths, limits: Limits, durability: Durability) -> None:
+    def __init__(self, paths: Paths, limits: Limits, durability: Durability, losses: LossNotes) -> None:
         self.paths = paths
-        self.queue = Queue(paths, limits, durability)
-        self.losses = LossNotes(paths)
+        self.losses = losses
+        self._queues: list[Queue] = []  # the one, once it is loaded
         self.on_network = is_network(paths.spool)
         self._limits = limits
         self._durability: Durability = durability
         self._went_aside = 0
         # A child that started a flusher and did not end at once: reaped at the next launch.
         self._child: int | None = None
+
+    @property
+    def queue(self) -> Queue:
+        """The queue, with diskcache, filelock and sqlite3. UnavailableError where they can't be loaded."""
+        if not self._queues:
+            try:
+                from spool.queue import Queue  # noqa: PLC0415 - a Python without sqlite3 puts events aside
+            except Exception as error:
+                raise UnavailableError(f"the queue can't be loaded: {type(error).__name__}: {error}") from error
+            self._queues.append(Queue(self.paths, self._limits, self._durability))
+        return self._queues[0]  # another thread may have been faster
 
     def put_aside(self, uuid: str, text: str) -> None:
         """Write an event's file beside the queue. Raises SpoolError where not even that is possible."""
@@ -44,6 +58,8 @@ class OpenHome:
 
     def open_span(self, message: Mapping[str, Any]) -> OpenSpan:
         """Write the event of a command in case it is killed. UnavailableError where that can't be done."""
+        from spool.beside.spans import OpenSpan  # noqa: PLC0415 - for hosts that have commands
+
         return OpenSpan(self.paths, message["uuid"], message, durable=self._durability == "power")
 
     def count_lost(self, cause: str) -> None:
@@ -57,7 +73,9 @@ class OpenHome:
     def recover(self) -> None:
         """Turn the spans of dead processes into their events, as a flusher would; a failure is left to the next run."""
         if not self.on_network:
-            with suppress(OSError, SpoolError):
+            with suppress(Exception):
+                from spool.beside.spans import recover  # noqa: PLC0415 - with the queue
+
                 recover(self.paths, self.queue)
 
     def launch(self, app: str, interval_s: float, reap_s: float) -> None:
@@ -69,4 +87,10 @@ class OpenHome:
     def close(self) -> None:
         """Note the losses that are still in memory, and close the queue."""
         self.losses.retry()
-        self.queue.close()
+        for queue in self._queues:
+            queue.close()
+
+    def disconnect(self) -> None:
+        """Close the queue where that takes no waiting. What comes after opens it again."""
+        for queue in self._queues:
+            queue.close(wait_s=0.0)

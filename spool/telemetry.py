@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from spool.consent import Identity, project_id
 from spool.first_use import load
+from spool.guard import NoCommand, guarded
 from spool.home import Paths
 from spool.host import Host, Options, Receipt
+from spool.interrupts import raised_by_handler
 from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits
 
 if TYPE_CHECKING:
@@ -25,6 +28,25 @@ if TYPE_CHECKING:
     from spool.command.span import CommandSpan
 
 __all__ = ["Telemetry"]
+
+_LOST = Receipt("lost", reason="no memory or stack is left")
+_NO_IDENTITY = Identity(None, enabled=False, decided_by="home not usable")
+
+
+_NO_COMMAND = cast("CommandSpan", NoCommand())
+
+
+def _lost(host: Host, error: Exception, event: object = "unknown", *_rest: Any, **_options: Any) -> Receipt:
+    return host.lost(event, error)
+
+
+def _lost_report(host: Host, error: Exception, *_rest: Any, **_options: Any) -> Receipt:
+    return host.lost("$exception", error)
+
+
+def _lost_command(host: Host, error: Exception, *_rest: Any, **_options: Any) -> CommandSpan:
+    host.lost("command", error)
+    return _NO_COMMAND
 
 
 class Telemetry:
@@ -37,6 +59,8 @@ class Telemetry:
     next start and at the end of the process, but not within `flush_interval_s` of a successful one; "never" leaves
     it to cron or a person. `packages` names the host's own packages, where they differ from the app's name: error
     reports mark their frames as the host's own.
+
+    No method raises for what the machine does: it gives an empty answer instead (`spool/guard.py`).
 
     Raises ValueError for an app that is no plain name, a personal key (`phx_`) and an unknown `durability`
     or `flush`: mistakes that the author sees at the first run.
@@ -91,15 +115,18 @@ class Telemetry:
         return self._host.options.app
 
     @property
+    @guarded(None)
     def paths(self) -> Paths | None:
         """The files of this host's home, or None where no home can be named."""
         return self._host.paths
 
     @property
+    @guarded(_NO_IDENTITY)
     def identity(self) -> Identity:
         """Who this install is, whether it is counted now, and by which rule. Reads the file each time."""
         return self._host.identity
 
+    @guarded("")
     def project_id(self, project_dir: Path | str) -> str:
         """Give the id of a project on this install: 64 hexadecimal digits that reveal neither.
 
@@ -107,10 +134,11 @@ class Telemetry:
         before the first run: `capture` leaves such a group out.
         """
         now = self._host.look()
-        if self._host.silenced_by(now) is None and (steps := load()) is not None:
-            steps.consented(self._host, now)
+        if self._host.silenced_by(now) is None:
+            load().consented(self._host, now)
         return project_id(self.identity.install_id, project_dir)
 
+    @guarded(_LOST, _lost)
     def capture(  # noqa: PLR0913 - after posthog-python's capture
         self,
         event: str,
@@ -132,10 +160,7 @@ class Telemetry:
         off_by = self._host.silenced_by(now)
         if off_by is not None:
             return Receipt("disabled", reason=off_by)
-        steps = load()
-        if steps is None:
-            return self._reentered()
-        receipt: Receipt = steps.capture(
+        receipt: Receipt = load().capture(
             self._host,
             now,
             event,
@@ -147,10 +172,7 @@ class Telemetry:
         )
         return receipt
 
-    def _reentered(self) -> Receipt:
-        self._host.reentered += 1  # counted by the capture that was interrupted
-        return Receipt("lost", reason="captured by a signal handler while the first capture was loading")
-
+    @guarded(_LOST, _lost_report)
     def capture_exception(
         self,
         error: BaseException,
@@ -172,32 +194,31 @@ class Telemetry:
 
         if is_expected(error):
             return Receipt("disabled", reason="an expected error")
-        steps = load()
-        if steps is None:
-            return self._reentered()
-        with steps.signals_held():  # an error that is marked as reported is on disk after this
-            if not first_time(error):
-                return Receipt("disabled", reason="reported already")
-            receipt = Receipt("lost")
-            try:
-                properties = exception_properties(
-                    error, handled=handled, secrets=chain(self._host.secrets, _listed(secrets)),
-                    typed=self._host.typed_words(), in_app=self._host.is_own,
-                )  # fmt: skip
-                receipt = self.capture("$exception", properties, groups=groups)
-            finally:
-                if receipt.state in ("lost", "disabled"):
-                    forget(error)  # another layer may succeed
-            return receipt
+        if not first_time(error):
+            return Receipt("disabled", reason="reported already")
+        receipt = Receipt("lost")
+        try:
+            properties = exception_properties(
+                error, handled=handled, secrets=chain(self._host.secrets, _listed(secrets)),
+                typed=self._host.typed_words(), in_app=self._host.is_own,
+            )  # fmt: skip
+            receipt = self.capture("$exception", properties, groups=groups)
+        finally:
+            if receipt.state in ("lost", "disabled"):
+                forget(error)  # another layer may succeed
+        return receipt
 
+    @guarded(None)
     def hide(self, *secrets: str) -> None:
         """Keep these texts (such as a password that was read from a file) out of every error report from now on."""
         self._host.hide(secrets)
 
+    @guarded("")
     def redacted(self, text: str) -> str:
         """Give an error's text without what is hidden, and without what the person typed."""
         return self._host.redacted(text)
 
+    @guarded(_NO_COMMAND, _lost_command)
     def command(
         self, path: Sequence[str], flags: Mapping[str, object] | None = None, *, project: Path | str | None = None
     ) -> CommandSpan:
@@ -212,6 +233,7 @@ class Telemetry:
         return CommandSpan(self._host, path, flags or {}, project)
 
     @property
+    @guarded(_NO_COMMAND)
     def span(self) -> CommandSpan:
         """The command under way, to annotate it or to finish it early; where there is none, one that makes no event."""
         from spool.command.span import CommandSpan  # noqa: PLC0415 - for hosts that have commands
@@ -224,6 +246,10 @@ class Telemetry:
         A signal that ends the process first ends its command, which is put on disk as aborted. The host's own
         handlers are called as without this, and Ctrl-C stays Python's own.
         """
+        return self._signals() or nullcontext()
+
+    @guarded(None)
+    def _signals(self) -> AbstractContextManager[None] | None:
         from spool.command.signals import handled  # noqa: PLC0415 - for process entries only
 
         return handled(self._host)
@@ -234,22 +260,40 @@ class Telemetry:
         Ends the process as the app would have ended it. Raises TypeError for any other object. The app's commands
         reach their event through `span`.
         """
-        from spool.command.click_app import run  # noqa: PLC0415 - for process entries only
-
+        try:
+            from spool.command.click_app import run  # noqa: PLC0415 - for process entries only
+        except Exception as error:  # noqa: BLE001 - the app runs all the same
+            self._uncounted(error)
+            sys.exit(app() if args is None else app(args=list(args)))
         run(self._host, app, args)
+
+    @guarded(None)
+    def _uncounted(self, error: Exception) -> None:
+        self._host.lost("command", error)
 
     def flush(self, timeout_s: float = 1.5) -> bool:
         """Run the flusher in a child process and wait at most `timeout_s`. True if the spool is drained.
 
         For machines that won't start again (a container). A child that takes longer keeps running.
         """
-        now = self._host.look()
-        if now.paths is None or now.debug or self._host.silenced_by(now) is not None:
+        paths = self._to_flush()
+        if paths is None:
             return False
-        from spool.launch.start import run_and_wait  # noqa: PLC0415 - for hosts that wait
+        try:
+            from spool.launch.start import run_and_wait  # noqa: PLC0415 - for hosts that wait
 
-        return run_and_wait(self.app, now.paths, timeout_s)
+            return run_and_wait(self.app, paths, timeout_s)
+        except Exception as error:
+            if raised_by_handler(error):  # no signal is held here: a person may press Ctrl-C
+                raise
+            return False
 
+    @guarded(None)
+    def _to_flush(self) -> Paths | None:
+        now = self._host.look()
+        return None if now.debug or self._host.silenced_by(now) is not None else now.paths
+
+    @guarded(None)
     def close(self) -> None:
         """End an open command and close the queue. Captures after this open it again."""
         self._host.close()
@@ -260,8 +304,20 @@ def _listed(texts: Iterable[str]) -> Iterable[str]:
     return (texts,) if isinstance(texts, str | bytes) else texts
 
 
+class _End:
+    """The end of the process, for a host that is still there."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    @guarded(None)
+    def close(self) -> None:
+        """Do what a host that knows its end does itself."""
+        self._host.at_exit = True
+        self._host.close()
+
+
 def _close_at_exit(reference: weakref.ref[Host]) -> None:
     host = reference()
     if host is not None:
-        host.at_exit = True
-        host.close()
+        _End(host).close()

@@ -11,17 +11,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
 
 from spool.consent import Identity, project_id
 from spool.errors import InvalidEventError, SpoolError
 from spool.exception.outcome import OUTCOMES, Outcome, cause_of, is_usage, outcome_of
 from spool.first_use import load
+from spool.guard import guarded
 from spool.host import Host, Surroundings
 
 if TYPE_CHECKING:
-    from spool.beside import OpenSpan
+    from spool.beside.spans import OpenSpan
 
 __all__ = ["CommandSpan"]
+
+
+def _uncounted(host: Host, error: Exception, *_rest: Any, **_options: Any) -> None:
+    host.lost("command", error)
 
 
 class CommandSpan:
@@ -59,45 +65,49 @@ class CommandSpan:
     # -- the beginning --------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self._enter()
+        return self
+
+    @guarded(None, _uncounted)
+    def _enter(self) -> None:
         if not self.path:
             self._host.mistake("a command has a path of at least one word")
             self.path = ["unknown"]
         if self._host.span is not None and self._host.span.is_open:
             self._host.mistake("a command is under way already: one process, one command at a time")
-            return self
+            return
         self._begun_at = _caller()
         self.begin()
-        return self
 
+    @guarded(None, _uncounted)
     def begin(self) -> None:
         """Put the command on disk in case it is killed. Raises in strict mode alone."""
         self._pid, self._started_s = os.getpid(), time.monotonic()
         self._host.declared.update(self.path)
         now = self._host.look()
-        if self._host.silenced_by(now) is not None or (steps := load()) is None:
+        if self._host.silenced_by(now) is not None:
             return
-        self._steps = steps
+        self._steps = load()
         self._began = datetime.now(UTC)
-        with self._steps.signals_held():
-            self._host.span = self
-            try:
-                self._begin(now)
-            except InvalidEventError as mistake:
-                self._host.span = None
-                self._steps.count_mistake(self._host, now, mistake)
-            except Exception:  # noqa: BLE001 - the command comes first, whatever becomes of its span
-                return
+        self._uuid = str(uuid4())
+        self._host.span = self
+        try:
+            self._begin(now)
+        except InvalidEventError as mistake:
+            self._host.span = self._uuid = None
+            self._steps.count_mistake(self._host, now, "command", mistake)
+        except Exception:  # noqa: BLE001 - without its file a kill goes unseen; every other end is seen
+            return
 
     def _begin(self, now: Surroundings) -> None:
         identity = self._steps.consented(self._host, now).identity
         if not (identity.enabled or now.debug):
+            self._uuid = None
             return
         if self._project is not None:
             self._group = project_id(identity.install_id, self._project)
-        message = self._draft(identity)
-        self._uuid = message["uuid"]
         self._emitted_before, self._host.emitted = self._host.emitted, set()
-        self._write(now, message)
+        self._write(now, self._draft(identity))
 
     def _draft(self, identity: Identity) -> dict[str, Any]:
         """Build the event as it is if the command is killed."""
@@ -143,6 +153,7 @@ class CommandSpan:
         """Whether the command is under way in this process; a forked child leaves it to its parent."""
         return self._uuid is not None and self._pid == os.getpid()
 
+    @guarded(None)
     def annotate(
         self,
         *,
@@ -166,15 +177,15 @@ class CommandSpan:
         self.path, self.flags = list(path), dict(flags)
         self._host.declared.update(self.path)
 
+    @guarded(None)
     def describe(self, path: Sequence[str], flags: Mapping[str, object]) -> None:
         """Name the command, also on disk, in case of a kill."""
         known = (self.path, dict(self.flags))
         self.name(path, flags)
         if not self.is_open or known == (self.path, self.flags):
             return
-        with self._steps.signals_held(), suppress(Exception):  # as at the beginning
-            now = self._host.look()
-            self._write(now, self._draft(self._steps.consented(self._host, now).identity))
+        now = self._host.look()
+        self._write(now, self._draft(self._steps.consented(self._host, now).identity))
 
     def touch(self) -> None:
         """Record that the command is alive."""
@@ -188,6 +199,7 @@ class CommandSpan:
     ) -> None:
         self.end(error)
 
+    @guarded(None, _uncounted)
     def end(self, error: BaseException | None) -> None:
         """End the command by the exception that left it, which is never hidden; without one, raises as `finish`."""
         try:
@@ -199,6 +211,7 @@ class CommandSpan:
             if self._host.span is self:
                 self._host.span = None
 
+    @guarded(None)
     def finish(self, outcome: str | None = None) -> None:
         """End the command here and count it as it was annotated; what happens later is not recorded.
 
@@ -209,6 +222,7 @@ class CommandSpan:
         self.annotate(outcome=outcome)
         self.end(None)
 
+    @guarded(None, _uncounted)
     def abort(self) -> None:
         """End the command as aborted: by a signal, or because nobody ended it."""
         with suppress(InvalidEventError):
@@ -220,33 +234,30 @@ class CommandSpan:
             self.abort()
             self._host.mistake(f"the command begun at {self._begun_at} was never ended: use `with`")
 
+    @guarded(None)
     def drop(self) -> None:
         """Discard the command as if it had never begun: it turned out to be none."""
         if self.is_open:
-            with self._steps.signals_held():
-                self._uuid = None
-                self._host.emitted |= self._emitted_before
-                self._let_go()
+            self._uuid = None
+            self._host.emitted |= self._emitted_before
+            self._let_go()
 
     def _close(self, error: BaseException | None, *, aborted: bool = False) -> None:
         """Put the command's event on disk and remove its file; once, whoever comes first."""
         if not self.is_open:
             return
-        with self._steps.signals_held():  # a signal between the steps would leave the event out
-            identifiers = self._identifiers()
-            if identifiers["uuid"] is None:
-                return  # a signal handler was faster
-            self._uuid = None
+        identifiers = self._identifiers()
+        self._uuid = None
+        try:
             duration_ms = round((time.monotonic() - self._started_s) * 1000, 3)
             ending = {"outcome": "aborted"} if aborted else self._told(error)
             fields = {**self._fields(), "durationMs": duration_ms, **ending}
-            try:
-                now = self._host.look()
-                self._steps.record(self._host, now, "command", fields, closes=identifiers["uuid"], **identifiers)
-            finally:
-                self._let_go()
-            emitted, self._host.emitted = self._host.emitted, self._emitted_before
-            self._host.leave_sighting(" ".join(self.path), fields["outcome"], emitted)
+            now = self._host.look()
+            self._steps.capture(self._host, now, "command", fields, closes=identifiers["uuid"], **identifiers)
+        finally:
+            self._let_go()
+        emitted, self._host.emitted = self._host.emitted, self._emitted_before
+        self._host.leave_sighting(" ".join(self.path), fields["outcome"], emitted)
 
     def _let_go(self) -> None:
         if self._file is not None:

@@ -85,6 +85,11 @@ class Paths:
         return self.spool / "emitted.json"
 
     @cached_property
+    def losses_log(self) -> Path:
+        """Why events were lost lately."""
+        return self.spool / "losses.log"
+
+    @cached_property
     def spans(self) -> Path:
         """One file per open command."""
         return self.spool / "spans"

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from spool.errors import SpoolError
 from spool.home import Paths, read_bounded
-from spool.queue import FileLock
 from spool.settings import GUARD, env_prefix, is_set
 
 __all__ = ["child_environment", "command", "is_due", "launch_if_due", "reaped", "run_and_wait", "waits"]
@@ -101,6 +100,8 @@ def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> i
 
 def _claim(paths: Paths, interval_s: float) -> bool:
     """Be the only one to start a flusher now; False while one is at work."""
+    from spool.queue import FileLock  # noqa: PLC0415 - with the queue, which not every host can load
+
     with FileLock(paths.flush_lock).held(0.0):
         if not is_due(paths, time.time(), interval_s):
             return False

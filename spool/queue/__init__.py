@@ -1,11 +1,10 @@
 """The durable queue: one diskcache (`cache`), under a file lock (`lock`), with an account that adds up.
 
-`Queue` is what others use, `FileLock` is every lock of ours, `signals_held` holds signals back during an append.
+`Queue` is what others use, `FileLock` is every lock of ours.
 Importing this loads diskcache, filelock and sqlite3: the first capture does, a command that is opted out doesn't.
 """
 
 from spool.queue.cache import DATABASE, read_without_closing, sqlite_facts
-from spool.queue.interrupts import signals_held
 from spool.queue.lock import FileLock
 from spool.queue.queue import CHUNK, REFUSED, Queue
 from spool.queue.transaction import DeadLetter, Row
@@ -19,6 +18,5 @@ __all__ = [
     "Queue",
     "Row",
     "read_without_closing",
-    "signals_held",
     "sqlite_facts",
 ]

@@ -24,8 +24,8 @@ from spool.errors import (
     UnavailableError,
 )
 from spool.home import Paths, Signature, private_folder, refuse_links, signature
+from spool.interrupts import signals_held
 from spool.queue.cache import Cache, as_spool_error, check_readable, open_cache, translated
-from spool.queue.interrupts import signals_held
 from spool.queue.lock import FileLock
 from spool.queue.transaction import DeadLetter, Row, Transaction
 from spool.settings import Durability, Limits

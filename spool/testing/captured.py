@@ -163,7 +163,8 @@ def _hints(home: Path) -> list[str]:
 
 def _read(home: Path) -> list[Event]:
     """Read what waits: in the queue, then aside. Nothing there is changed but spans of the dead."""
-    from spool.beside import aside, recover  # noqa: PLC0415 - sqlite3 and all, for a test that looks
+    from spool.beside import aside  # noqa: PLC0415 - for a test that looks
+    from spool.beside.spans import recover  # noqa: PLC0415 - sqlite3 and all
     from spool.event import check_stored  # noqa: PLC0415 - with it
     from spool.queue import Queue  # noqa: PLC0415 - with it
 

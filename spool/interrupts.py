@@ -8,9 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType, MappingProxyType
+from types import CodeType, FrameType, MappingProxyType
 
-__all__ = ["signals_held"]
+__all__ = ["raised_by_handler", "signals_held"]
 
 Handlers = Mapping[int, Callable[..., object]]
 
@@ -104,6 +104,27 @@ def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> No
             handlers[number](number, frame)
         finally:
             _deliver(came, handlers)
+
+
+def raised_by_handler(error: BaseException) -> bool:
+    """Tell whether an error passed through a signal handler of this process: then it is the host's, not ours."""
+    handlers = [signal.getsignal(number) for number in _HELD]
+    codes = {code for handler in handlers if (code := _code_of(handler)) is not None}
+    call = error.__traceback__
+    while call is not None:
+        if call.tb_frame.f_code in codes:
+            return True
+        call = call.tb_next
+    return False
+
+
+def _code_of(handler: object) -> CodeType | None:
+    """Give the code of a function, a method, a partial or an object that is called."""
+    handler = getattr(handler, "func", handler)
+    if not hasattr(handler, "__code__"):  # a method has its function's; of an object, that of its class's `__call__`
+        handler = vars(type(handler)).get("__call__")
+    code = getattr(handler, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def _end_in_child() -> None:

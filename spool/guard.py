@@ -1,0 +1,88 @@
+"""The guard around every public method: whatever the machine does, the host goes on with an empty answer.
+
+It stands for what nobody foresaw: an import that fails at first use, no descriptor or memory left, a stack that is
+nearly full, the end of the interpreter. Signals are held meanwhile, so what is raised inside is never a signal
+handler's, and what a handler raises comes out at the end, untouched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+
+from spool.host import Host
+from spool.interrupts import signals_held
+
+__all__ = ["guarded"]
+
+
+class _Guarded(Protocol):
+    """What has methods to guard."""
+
+    _host: Host
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=_Guarded)
+
+
+def guarded(  # noqa: C901 - each way out of a method, in one place
+    empty: Any, answer: Callable[..., Any] | None = None
+) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
+    """Guard a method: where it fails it gives `empty`, or what `answer` makes of the host, the error and the arguments.
+
+    `answer` is for what loses an event by failing, and counts it. Where it fails too, the loss is remembered in
+    `Host.unexplained`, which takes no call. A mistake of the program's raises in strict mode.
+    """
+
+    def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+        # Names of a closure stay as they are; those of a module are gone at the end of the interpreter.
+        hold, ends = signals_held, sys.is_finalizing
+
+        @wraps(method)
+        def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            given: R = empty
+            mistake: Exception | None = None
+            try:
+                with hold():
+                    try:
+                        return method(self, *args, **kwargs)
+                    except Exception as error:  # noqa: BLE001 - the host comes first, whatever it is
+                        try:
+                            if self._host.raises(error):
+                                mistake = error
+                            elif answer is not None:
+                                given = answer(self._host, error, *args, **kwargs)
+                        except Exception:  # noqa: BLE001 - as above
+                            self._host.unexplained += answer is not None
+            except (MemoryError, RecursionError):
+                self._host.unexplained += answer is not None
+            except Exception:
+                if not ends():
+                    raise  # what a signal handler of the host's raised
+            if mistake is not None:
+                raise mistake
+            return given
+
+        return call
+
+    return decorate
+
+
+class NoCommand:
+    """What `Telemetry.command` gives where not even that can be made: a command without an event."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Do nothing."""
+
+    def annotate(self, **_told: Any) -> None:
+        """Do nothing."""
+
+    def finish(self, _outcome: str | None = None) -> None:
+        """Do nothing."""
