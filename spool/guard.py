@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
@@ -45,26 +46,29 @@ def guarded(  # noqa: C901 - each way out of a method, in one place
         @wraps(method)
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
             given: R = empty
+            settled = answer is None
             mistake: Exception | None = None
             try:
                 with hold():
                     try:
-                        return method(self, *args, **kwargs)
+                        given = method(self, *args, **kwargs)
+                        settled = True
                     except Exception as error:  # noqa: BLE001 - the host comes first, whatever it is
-                        try:
+                        with suppress(Exception):
                             if self._host.raises(error):
                                 mistake = error
                             elif answer is not None:
                                 given = answer(self._host, error, *args, **kwargs)
-                        except Exception:  # noqa: BLE001 - as above
-                            self._host.unexplained += answer is not None
+                            settled = True
             except (MemoryError, RecursionError):
-                self._host.unexplained += answer is not None
+                pass  # of the holding itself; the stack was as full for the host's own handlers
             except Exception:
                 if not ends():
                     raise  # what a signal handler of the host's raised
             if mistake is not None:
                 raise mistake
+            if not settled:
+                self._host.unexplained += 1
             return given
 
         return call

@@ -159,7 +159,8 @@ class Host:
     def lost(self, event: object, error: Exception, count: Callable[[str], None] | None = None) -> Receipt:
         """Count one event as lost, and keep the reason; nothing of it where telemetry is off.
 
-        By `count`, or by a note, which needs neither queue nor lock; as soon as one can be written.
+        By `count`, or by a note, which needs neither queue nor lock; as soon as one can be written. The count comes
+        last: where this raises, nothing was counted.
         """
         cause, reason = cause_of(error), str(error)
         if not isinstance(error, SpoolError):
@@ -169,10 +170,11 @@ class Host:
             from spool.consent.first_run import say  # noqa: PLC0415 - only when something was lost
 
             say(f"[telemetry] lost: {event}: {reason}")
+        receipt = Receipt("lost", reason=reason)
         if not now.debug and now.paths is not None and self.silenced_by(now) is None:
-            (count or self.losses_of(now.paths).add)(cause)
             self._keep_reason(now.paths, event, cause, reason)
-        return Receipt("lost", reason=reason)
+            (count or self.losses_of(now.paths).add)(cause)
+        return receipt
 
     def _keep_reason(self, paths: Paths, event: object, cause: str, reason: str) -> None:
         with suppress(Exception):  # the loss is counted, whatever becomes of its reason

@@ -134,9 +134,9 @@ class Telemetry:
         before the first run: `capture` leaves such a group out.
         """
         now = self._host.look()
-        if self._host.silenced_by(now) is None:
-            load().consented(self._host, now)
-        return project_id(self.identity.install_id, project_dir)
+        on = self._host.silenced_by(now) is None
+        identity = load().consented(self._host, now).identity if on else self._host.identity
+        return project_id(identity.install_id, project_dir)
 
     @guarded(_LOST, _lost)
     def capture(  # noqa: PLR0913 - after posthog-python's capture
@@ -240,16 +240,13 @@ class Telemetry:
 
         return self._host.span if isinstance(self._host.span, CommandSpan) else CommandSpan(self._host)
 
+    @guarded(nullcontext())
     def signals(self) -> AbstractContextManager[None]:
         """Handle SIGINT, SIGTERM and SIGHUP for the block, in a process entry without Typer or Click.
 
         A signal that ends the process first ends its command, which is put on disk as aborted. The host's own
         handlers are called as without this, and Ctrl-C stays Python's own.
         """
-        return self._signals() or nullcontext()
-
-    @guarded(None)
-    def _signals(self) -> AbstractContextManager[None] | None:
         from spool.command.signals import handled  # noqa: PLC0415 - for process entries only
 
         return handled(self._host)
@@ -276,13 +273,15 @@ class Telemetry:
 
         For machines that won't start again (a container). A child that takes longer keeps running.
         """
-        paths = self._to_flush()
-        if paths is None:
-            return False
         try:
+            paths = self._to_flush()
+            if paths is None:
+                return False
             from spool.launch.start import run_and_wait  # noqa: PLC0415 - for hosts that wait
 
             return run_and_wait(self.app, paths, timeout_s)
+        except (MemoryError, RecursionError):
+            return False
         except Exception as error:
             if raised_by_handler(error):  # no signal is held here: a person may press Ctrl-C
                 raise

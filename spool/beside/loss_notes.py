@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from spool.errors import SpoolError
 from spool.home import Paths, private_folder, write_new
 
 __all__ = ["CLAIMED", "LossNotes", "Note", "notes", "parse"]
@@ -46,7 +45,10 @@ def notes(paths: Paths) -> list[Path]:
 
 
 class LossNotes:
-    """The losses of this process that are in no ledger yet, by cause. Never raises for the machine."""
+    """The losses of this process that are in no ledger yet, by cause.
+
+    A loss that is in memory is not lost again: nothing raises from then on.
+    """
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -60,7 +62,8 @@ class LossNotes:
         self._leave_to_parent()
         with self._threads:
             self.unnoted[cause] = self.unnoted.get(cause, 0) + 1
-            self._note_all()
+            with suppress(RecursionError):
+                self._note_all()
 
     def _leave_to_parent(self) -> None:
         """Begin afresh in a forked child: what the parent remembers is the parent's to note."""
@@ -84,7 +87,7 @@ class LossNotes:
         for cause, count in list(self.unnoted.items()):
             try:
                 self._note(cause, count)
-            except (OSError, SpoolError):
+            except Exception:  # noqa: BLE001 - no space, descriptor, memory or stack
                 return  # it stays in memory; the next capture or the end of the process tries again
             del self.unnoted[cause]
 
