@@ -23,7 +23,8 @@ from flusher.commands.shared import person_reads
 from flusher.events import StoredEvent
 from flusher.report.status import Status
 from flusher.schedule.method import Plan
-from flusher.text import printable
+from flusher.text import counted, printable
+from spool.beside.loss_reasons import LossReason
 from spool.queue.account import Account
 
 if TYPE_CHECKING:  # it loads the redaction, which doctor alone needs
@@ -55,6 +56,7 @@ def print_status(status: Status) -> None:
         ("dead letters", f"[red]{account.dead:,}[/]" if account.dead else "0"),
         ("account", _sum(account)),
         ("losses", ", ".join(f"{count:,} {_safe(cause)}" for cause, count in sorted(account.losses.items())) or "none"),
+        *([("last loss", _safe(_last_loss(status.last_losses)))] if status.last_losses else []),
         ("destination", destination + ("" if status.destination["project_key"] else " (no project key)")),
         ("last run", _safe(_last(status))),
         ("schedule", _safe(status.schedule.as_line())),
@@ -81,6 +83,13 @@ def _safe(text: str) -> str:
 def _sum(account: Account) -> str:
     right = f"{account.delivered:,} delivered + {account.pending:,} pending + {account.dead:,} dead"
     return f"{account.captured:,} captured = {right} + {account.lost:,} lost"
+
+
+def _last_loss(reasons: list[LossReason]) -> str:
+    """Say the newest reason, and where the others are."""
+    last = reasons[-1]
+    more = f"; {counted(len(reasons) - 1, 'reason')} more by --json" if len(reasons) > 1 else ""
+    return f"{last.at} {last.event} ({last.cause}): {last.reason}{more}"
 
 
 def _pending(status: Status) -> str:

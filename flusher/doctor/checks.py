@@ -15,6 +15,7 @@ from flusher.delivery.state import FlushState
 from flusher.delivery.verdict import Action, Answer, judge
 from flusher.doctor.finding import Finding
 from flusher.schedule.method import Installed
+from spool.beside.loss_reasons import LossReason
 from spool.consent import Identity
 from spool.errors import DiskFullError, LockBusyError, LockUnsupportedError
 
@@ -330,6 +331,16 @@ def quarantine(names: Sequence[str], folder: str) -> Finding | None:
         return None
     mend = f"read the .reason files in {shlex.quote(folder)}; delete it when you need it no more"
     return Finding("quarantine", "warn", f"{len(names):,} damaged queues or refused files are kept", mend)
+
+
+def losses(reasons: Sequence[LossReason], tool: str) -> Finding | None:
+    """Say why events were lost lately, by the newest reason; None where nothing was."""
+    if not reasons:
+        return None
+    last = reasons[-1]
+    what = f"the last of {len(reasons)} losses: " if len(reasons) > 1 else "one loss: "
+    mend = f"read them all by {tool} status --json, under last_losses"
+    return Finding("losses", "warn", f"{what}{last.event} at {last.at} ({last.cause}): {last.reason}", mend)
 
 
 def canary(error: Exception | None, prefix: str) -> Finding:

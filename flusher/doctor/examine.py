@@ -29,7 +29,7 @@ from flusher.schedule.cron import daemon_runs
 from flusher.schedule.method import stale
 from flusher.schedule.planner import look_at_all, tool
 from flusher.schedule.timetable import entry_name
-from spool.beside import aside
+from spool.beside import aside, loss_reasons
 from spool.consent import consent
 from spool.errors import ConfigurationError, SpoolError
 from spool.event import compose, envelope, freeze, host_facts
@@ -160,6 +160,9 @@ class _Examination:
         quarantine = checks.quarantine(names(paths.quarantine), str(paths.quarantine))
         if quarantine is not None:
             found.append(quarantine)
+        losses = checks.losses(loss_reasons.read(paths), self.tool)
+        if losses is not None:
+            found.append(losses)
         if not self.may_send:
             return None, None
         try:

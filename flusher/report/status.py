@@ -13,7 +13,8 @@ from flusher.delivery import state
 from flusher.schedule.method import Plan
 from flusher.schedule.planner import look
 from flusher.text import moment
-from spool.beside import aside
+from spool.beside import aside, loss_reasons
+from spool.beside.loss_reasons import LossReason
 from spool.consent import Identity, consent
 from spool.errors import ConfigurationError, SpoolError
 from spool.home import Paths
@@ -37,6 +38,7 @@ class Status:
     destination: dict[str, str | None]
     problem: str | None
     schedule: Plan = field(default_factory=Plan)
+    last_losses: list[LossReason] = field(default_factory=list)
 
     def as_json(self) -> dict[str, object]:
         """Give the status under the contract's names."""
@@ -57,6 +59,7 @@ class Status:
             "next_attempt": moment(self.flush.next_attempt),
             "accounting": None if self.problem else self.account.as_json(),
             "losses": self.account.losses,
+            "last_losses": [reason._asdict() for reason in self.last_losses],
             "destination": self.destination,
             "schedule": self.schedule.as_json(),
             "problem": self.problem,
@@ -89,6 +92,7 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
         destination=_destination(app, paths, env),
         problem=problem,
         schedule=look(app, paths),
+        last_losses=loss_reasons.read(paths),
     )
 
 

@@ -21,6 +21,7 @@ from spool.command.signals import handled
 from spool.command.span import CommandSpan
 from spool.errors import InvalidEventError
 from spool.host import Host
+from spool.interrupts import signals_held
 
 __all__ = ["run"]
 
@@ -29,7 +30,7 @@ def run(host: Host, app: Any, args: Sequence[str] | None = None) -> NoReturn:
     """Run the app and end the process as the app does. Raises TypeError for what is no Typer or Click app."""
     command = _command(app)
     try:
-        if host.silenced_by(host.look()) is not None or _completes(host.options.app):
+        if _uncounted(host):
             _leave_by(app, args)
         host.arguments = list(args or ())
         with handled(host):
@@ -39,13 +40,22 @@ def run(host: Host, app: Any, args: Sequence[str] | None = None) -> NoReturn:
         raise
 
 
+def _uncounted(host: Host) -> bool:
+    """Tell whether nothing is counted here: telemetry is off, the shell asks for completion, or nobody can tell."""
+    with signals_held(), suppress(Exception):
+        return host.silenced_by(host.look()) is not None or _completes(host.options.app)
+    host.unexplained += 1
+    return True
+
+
 def _leave_by(app: Any, args: Sequence[str] | None) -> NoReturn:
     # Without arguments it reads them itself: on Windows it also expands them.
     sys.exit(app() if args is None else app(args=list(args)))
 
 
 def _counted(host: Host, app: Any, command: Any, args: Sequence[str] | None) -> NoReturn:
-    draft = read(command, host.options.app, sys.argv[1:] if args is None else args)
+    with signals_held():  # here and below: what a signal handler raises is not taken for a failure of ours
+        draft = read(command, host.options.app, sys.argv[1:] if args is None else args)
     span = CommandSpan(host, draft.path, draft.flags)
 
     def taken(asked: Asked) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from spool.command.command_line import Asked, long_name
 from spool.exception.outcome import is_clicks, is_control_flow, outcome_of
+from spool.interrupts import signals_held
 
 __all__ = ["ClickWatch"]
 
@@ -64,7 +65,7 @@ class ClickWatch:
     def over(self, command: Any) -> Iterator[None]:
         """Wrap the methods of the outermost command of an app, for the block."""
         try:
-            with suppress(Exception):  # an unknown kind of object: it runs unobserved
+            with signals_held(), suppress(Exception):  # an unknown kind of object: it runs unobserved
                 self._look(command, "invoke", self._ending)
                 self._look(command, "make_context", self._ending)
                 self._look_at_reading(command)
@@ -104,10 +105,10 @@ class ClickWatch:
                 context = make_context(*args, **kwargs)
             except BaseException as error:
                 self._left_reading = error
-                with suppress(Exception):
+                with signals_held(), suppress(Exception):
                     self._read(getattr(error, "ctx", None))
                 raise
-            with suppress(Exception):
+            with signals_held(), suppress(Exception):
                 if self._read(context) and not hasattr(context.command, "resolve_command"):
                     self._on_taken(self._asked)
             return context
@@ -121,7 +122,7 @@ class ClickWatch:
             except BaseException as error:
                 self._left_reading = error  # a group may find an option here, --help for one
                 raise
-            with suppress(Exception):
+            with signals_held(), suppress(Exception):
                 name, command, _rest = found
                 context = args[0] if args else kwargs["ctx"]
                 if self._knows(context):

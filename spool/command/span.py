@@ -87,8 +87,8 @@ class CommandSpan:
         now = self._host.look()
         if self._host.silenced_by(now) is not None:
             return
-        self._steps = load()
         self._began = datetime.now(UTC)
+        self._steps = load()
         self._uuid = str(uuid4())
         self._host.span = self
         try:

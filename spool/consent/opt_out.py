@@ -1,7 +1,7 @@
 """Opting out deletes everything that waits, and every record of it.
 
-That is: pending and dead events, files aside, spans, quarantine, `emitted.json`, the log of the runs and the report,
-drafts included.
+That is: pending and dead events, files aside, spans, quarantine, `emitted.json`, the reasons of losses, the log of the
+runs and the report, drafts included.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
         queue.close()
         for folder in (paths.aside, paths.spans, paths.quarantine):
             shutil.rmtree(folder, ignore_errors=True)
+        records = (paths.flush_log.name, paths.report_page.name, paths.emitted.name, paths.losses_log.name)
         for entry in os.scandir(paths.spool):
             if entry.name.startswith(("queue.wiped-", "doctor-")):  # of an earlier wipe or doctor that was killed
                 shutil.rmtree(entry.path, ignore_errors=True)
-            elif entry.name.lstrip(".").startswith((paths.flush_log.name, paths.report_page.name, paths.emitted.name)):
+            elif entry.name.lstrip(".").startswith(records):
                 with suppress(OSError):  # a running process has renamed its draft
                     os.unlink(entry.path)
     return gone

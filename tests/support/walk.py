@@ -1,4 +1,4 @@
-"""A host in which every public method is called under one circumstance. Run as a script; prints a line of JSON for each.
+"""A host in which every public method is called under a circumstance. Run as a script; prints a line of JSON for each.
 
 Each call has a process of its own, forked from a host that has imported `spool` and nothing else of it, or ("warm") has
 captured already. When the circumstance is over the same process captures once more and closes: what was promised
@@ -8,6 +8,7 @@ meanwhile must stand in the account by then.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import resource
@@ -182,10 +183,7 @@ def nearly_full(free: int, call: Callable[[], object]) -> object:
     def deeper(left: int) -> object:
         return deeper(left - 1) if left else call()
 
-    depth, frame = 0, sys._getframe()
-    while frame is not None:
-        depth, frame = depth + 1, frame.f_back
-    return deeper(sys.getrecursionlimit() - depth - free - 3)
+    return deeper(sys.getrecursionlimit() - len(inspect.stack(0)) - free - 3)
 
 
 # -- one call -----------------------------------------------------------------------------------------------
@@ -204,10 +202,10 @@ def ours(error: BaseException) -> bool:
 
 def accounted(home: Path) -> dict[str, int]:
     """Add up the account, with what stands beside the queue."""
-    from spool.beside import aside
-    from spool.beside.loss_notes import notes, parse
-    from spool.home import Paths
-    from spool.queue import Queue
+    from spool.beside import aside  # noqa: PLC0415 - not before the call that is looked at
+    from spool.beside.loss_notes import notes, parse  # noqa: PLC0415 - not before the call that is looked at
+    from spool.home import Paths  # noqa: PLC0415 - not before the call that is looked at
+    from spool.queue import Queue  # noqa: PLC0415 - not before the call that is looked at
 
     paths = Paths(home)
     queue = Queue(paths)
@@ -282,7 +280,7 @@ def walk(name: str, base: Path) -> Iterator[dict[str, Any]]:
         "a full stack": contextlib.nullcontext,
     }
     circumstance = circumstances.get(name) or (lambda: missing(name))
-    depths: list[int | None] = list(range(1, 140, 12)) if name == "a full stack" else [None]
+    depths: list[int | None] = [1, 6, 14, 30, 60, 110] if name == "a full stack" else [None]
     states = (False, True) if name in circumstances else (False,)
     for method in METHODS:
         if name == "a full stack" and method.startswith("main"):
@@ -293,8 +291,6 @@ def walk(name: str, base: Path) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    if sys.argv[2:] == ["modules"]:
-        print(json.dumps(sorted(one for one in sys.modules if one.split(".")[0] == "spool")))
     for wanted in sys.argv[2:]:
         for found in walk(wanted, Path(sys.argv[1])):
-            print(json.dumps(found), flush=True)
+            sys.stdout.write(json.dumps(found) + "\n")
