@@ -1,9 +1,12 @@
 """Where the files of a home are (`Paths`), and how they are read and written: privately, whole, never through a link.
 
+A descriptor that stays open is a `Descriptor`; what opens files by itself does so in `streams_kept_free`.
+
 Anything below the home may have been put there by others, or be damaged: nothing here follows a link, waits for a
 pipe, or reads more than a limit.
 """
 
+from spool.home.descriptors import Descriptor, open_numbers, streams_kept_free
 from spool.home.files import (
     Signature,
     open_own,
@@ -20,10 +23,12 @@ from spool.home.mounts import file_system, is_network
 from spool.home.paths import Paths, resolve_home
 
 __all__ = [
+    "Descriptor",
     "Paths",
     "Signature",
     "file_system",
     "is_network",
+    "open_numbers",
     "open_own",
     "private_folder",
     "publish",
@@ -31,6 +36,7 @@ __all__ = [
     "refuse_links",
     "resolve_home",
     "signature",
+    "streams_kept_free",
     "sync_folder",
     "write_atomic",
     "write_new",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from spool.errors import UnsafePathError
+from spool.home.descriptors import streams_kept_free
 
 __all__ = [
     "Signature",
@@ -75,10 +76,16 @@ def refuse_links(folder: Path) -> None:
             _check_owned(entry.path, entry.stat(follow_symlinks=False), "file")
 
 
+def _open(path: Path | str, flags: int, mode: int = 0) -> int:
+    """Open a file, not inherited by any program that is started, and not as a standard stream."""
+    with streams_kept_free():
+        return os.open(path, flags | getattr(os, "O_CLOEXEC", 0), mode)
+
+
 def open_own(path: Path | str, flags: int) -> int:
     """Open a private file of ours, created 0600; a link or a foreign file raises UnsafePathError."""
     try:
-        descriptor = os.open(path, flags | _NOFOLLOW | getattr(os, "O_CLOEXEC", 0), 0o600)
+        descriptor = _open(path, flags | _NOFOLLOW, 0o600)
     except OSError as error:
         if os.path.islink(path):
             raise UnsafePathError(f"{path} is a link: it is left alone") from error
@@ -95,8 +102,8 @@ def open_own(path: Path | str, flags: int) -> int:
 
 def read_bounded(path: Path, limit: int = _MAX_FILE_BYTES, *, follow: bool = True) -> bytes:
     """Give the whole of a small file. Raises OSError, with EFBIG over `limit` and EISDIR for no plain file."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(path, flags if follow else flags | _NOFOLLOW)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+    descriptor = _open(path, flags if follow else flags | _NOFOLLOW)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EISDIR, "no plain file")
@@ -155,7 +162,7 @@ def sync_folder(path: Path) -> None:
     """Make the names in a folder survive a power cut (POSIX only; elsewhere there is no such call)."""
     if os.name != "posix":
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = _open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
