@@ -21,6 +21,8 @@ import diskcache
 from diskcache.core import MODE_RAW
 
 from spool.errors import DiskFullError, QueueDamagedError, SpoolError, UnavailableError
+from spool.home import streams_kept_free
+from spool.queue.connection import DATABASE, LOG, Connection, connect, new_database
 from spool.queue.rows import FORMAT
 from spool.settings import Durability
 
@@ -42,8 +44,6 @@ __all__ = [
 
 Key = int | str
 Value = int | str
-
-DATABASE = "cache.db"
 
 # What is relied on of diskcache beside its documented methods. tests/libraries/test_diskcache.py has a test for each.
 PRIVATE_NAMES = {
@@ -129,14 +129,14 @@ class Cache(diskcache.Cache):  # type: ignore[misc]  # as above
     close could not be made under the lock.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Take a connection whose database was checked, or is empty."""
         self._connection = connection
         # diskcache expands `~` and `$NAME` in its folder's name, and uses the name for files only: there are none.
         super().__init__(os.sep, disk=TextDisk, **SETTINGS)
 
     @property
-    def _con(self) -> sqlite3.Connection:
+    def _con(self) -> Connection:
         return self._connection
 
     def close(self) -> None:
@@ -145,6 +145,14 @@ class Cache(diskcache.Cache):  # type: ignore[misc]  # as above
     def disconnect(self) -> None:
         """Close the connection. Under the lock, for the last one to close folds the log in."""
         self._connection.close()
+
+    def is_usable(self) -> bool:
+        """Tell whether SQLite still has what it opened: to be asked before each transaction."""
+        return self._connection.is_usable()
+
+    def is_current(self) -> bool:
+        """Tell whether database and log still have their names: to be asked after each transaction."""
+        return self._connection.is_current()
 
     def wait_at_most(self, timeout_s: float) -> None:
         """Say how long a statement may wait for somebody without our lock."""
@@ -187,9 +195,8 @@ class Cache(diskcache.Cache):  # type: ignore[misc]  # as above
 def new_cache(folder: Path, durability: Durability) -> Cache:
     """Make a queue's database in an empty folder and open it. It is a queue when its `format` row is committed."""
     with translated():
-        # SQLite gives -wal and -shm the mode of the database: 0600 from the first byte on.
-        os.close(os.open(folder / DATABASE, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        return _opened(_connect(folder, 1.0), durability, "COMMIT")
+        new_database(folder)
+        return _opened(connect(folder, 1.0), durability, "COMMIT")
 
 
 def open_cache(folder: Path, durability: Durability, timeout_s: float) -> Cache:
@@ -201,7 +208,7 @@ def open_cache(folder: Path, durability: Durability, timeout_s: float) -> Cache:
     with translated():
         if not os.path.exists(folder / DATABASE) or os.path.getsize(folder / DATABASE) == 0:
             raise QueueDamagedError("the queue's file is gone, or empty")
-        connection = _connect(folder, timeout_s)
+        connection = connect(folder, timeout_s)
         try:
             _begin(connection, folder / DATABASE)
             _check(connection)
@@ -212,11 +219,7 @@ def open_cache(folder: Path, durability: Durability, timeout_s: float) -> Cache:
         return _opened(connection, durability, "ROLLBACK")
 
 
-def _connect(folder: Path, timeout_s: float) -> sqlite3.Connection:
-    return sqlite3.connect(folder / DATABASE, timeout=timeout_s, isolation_level=None, check_same_thread=False)
-
-
-def _opened(connection: sqlite3.Connection, durability: Durability, end: Literal["COMMIT", "ROLLBACK"]) -> Cache:
+def _opened(connection: Connection, durability: Durability, end: Literal["COMMIT", "ROLLBACK"]) -> Cache:
     """Let diskcache make its tables and settings, or find them, in one transaction.
 
     Its constructor writes every setting at each open, by itself in forty commits. Of a queue that was checked
@@ -229,6 +232,7 @@ def _opened(connection: sqlite3.Connection, durability: Durability, end: Literal
             if pragma != name and connection.execute(f"PRAGMA {pragma}").fetchone() != (value,):
                 connection.execute(f"PRAGMA {pragma} = {value}")
         connection.execute("BEGIN IMMEDIATE")
+        connection.learn_files()
         cache = Cache(connection)
         connection.execute(end)
         if durability == "power":
@@ -338,7 +342,8 @@ def read_without_closing(path: Path) -> Iterator[bytes]:
     connection. The next process to leave would take the log along under that connection. Only damage is read so.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+        with streams_kept_free():
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
         return
     try:
@@ -351,6 +356,6 @@ def read_without_closing(path: Path) -> Iterator[bytes]:
 def check_readable(folder: Path) -> None:
     """Read every byte of the queue's files; UnavailableError where the disk fails to."""
     with translated():
-        for name in (DATABASE, f"{DATABASE}-wal"):
+        for name in (DATABASE, LOG):
             for _part in read_without_closing(folder / name):
                 pass

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import lock_descriptor, unlock_descriptor
 
 from spool.errors import LockBusyError, LockUnsupportedError
-from spool.home import open_own, private_folder
+from spool.home import Descriptor, open_own, private_folder
 
 __all__ = ["FileLock"]
 
@@ -32,7 +32,8 @@ class FileLock:
     """An exclusive lock on one file.
 
     The file is created 0600, in a private folder, and never deleted: a deleted lock file would give two holders.
-    If somebody else deletes it, the next `acquire` notices and locks the new file. A dead process holds nothing.
+    If somebody else deletes it, the next `acquire` notices and locks the new file. A dead process holds nothing. If
+    the host closes the descriptor, the lock is not held any more; what has its number since is left alone.
     Neither re-entrant nor thread-safe: its owner takes care of that. Without `create` a missing file raises
     FileNotFoundError.
     """
@@ -40,14 +41,13 @@ class FileLock:
     def __init__(self, path: Path, *, create: bool = True) -> None:
         self.path = path
         self._create = create
-        self._descriptor: int | None = None
-        self._opened: os.stat_result | None = None
+        self._descriptor: Descriptor | None = None
         _open_locks.add(self)
 
     @property
     def is_open(self) -> bool:
         """Whether the descriptor is open, held or not."""
-        return self._descriptor is not None
+        return self._descriptor is not None and self._descriptor.is_ours()
 
     def acquire(self, wait_s: float) -> None:
         """Hold the lock when this returns, after at most `wait_s` seconds.
@@ -67,11 +67,11 @@ class FileLock:
         raise LockBusyError(f"{self.path.name} was held by another process for {wait_s:g} s")
 
     def _try(self) -> bool:
-        if self._descriptor is None:
+        if not self.is_open:
             self._open()
         assert self._descriptor is not None  # noqa: S101 - opened one line above
         try:
-            if not lock_descriptor(self._descriptor, blocking=False):
+            if not lock_descriptor(self._descriptor.number, blocking=False):
                 return False
         except OSError as error:
             self.close()
@@ -86,8 +86,7 @@ class FileLock:
     def _open(self) -> None:
         if self._create:
             private_folder(self.path.parent)
-        self._descriptor = open_own(self.path, os.O_RDWR | (os.O_CREAT if self._create else 0))
-        self._opened = os.fstat(self._descriptor)
+        self._descriptor = Descriptor(open_own(self.path, os.O_RDWR | (os.O_CREAT if self._create else 0)))
 
     def _is_current(self) -> bool:
         """Tell whether the locked file still has the name: otherwise other processes lock another file."""
@@ -95,18 +94,18 @@ class FileLock:
             named = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return self._opened is not None and os.path.samestat(named, self._opened)
+        return self._descriptor is not None and os.path.samestat(named, self._descriptor.opened)
 
     def release(self) -> None:
         """Give the lock back. The descriptor stays open for the next time."""
-        if self._descriptor is not None:
-            unlock_descriptor(self._descriptor)
+        if self.is_open and self._descriptor is not None:
+            unlock_descriptor(self._descriptor.number)
 
     def close(self) -> None:
         """Close the descriptor, which gives the lock back, unless a parent process holds it too."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
+            descriptor.close()
 
     @contextmanager
     def held(self, wait_s: float) -> Iterator[None]:

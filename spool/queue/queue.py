@@ -23,9 +23,10 @@ from spool.errors import (
     SpoolError,
     UnavailableError,
 )
-from spool.home import Paths, Signature, private_folder, refuse_links, signature
+from spool.home import Paths, Signature, private_folder, refuse_links, signature, streams_kept_free
 from spool.interrupts import signals_held
 from spool.queue.cache import Cache, as_spool_error, check_readable, open_cache, translated
+from spool.queue.connection import is_lost
 from spool.queue.lock import FileLock
 from spool.queue.transaction import DeadLetter, Row, Transaction
 from spool.settings import Durability, Limits
@@ -50,8 +51,8 @@ _MOST_TRIES = 6
 _FORK_WAIT_S = 0.5
 
 _queues: weakref.WeakSet[Queue] = weakref.WeakSet()
-# Connections of a parent process, kept for ever: SQLite must not even close them in the child.
-_inherited: list[Cache] = []
+# Those that could not be closed when they were to be: tried again before another connection is opened.
+_left_open: set[Queue] = set()
 
 
 class Queue:
@@ -88,8 +89,6 @@ class Queue:
         self._threads = RLock()
         self._owner: int | None = None
         self._cache: Cache | None = None
-        self._opened: os.stat_result | None = None
-        self._barred = False
 
     # -- events -----------------------------------------------------------------------------------------
 
@@ -303,9 +302,11 @@ class Queue:
         """Close the connection, under the lock. The queue may be used again; it then opens anew."""
         if self._pid != os.getpid() or not (self._cache is not None or self._lock.is_open):
             return
-        with suppress(SpoolError), self._turn(wait_s):  # where it can't be had, the end of the process closes it
+        with suppress(SpoolError), self._turn(wait_s):
             self._disconnect()
             self._lock.close()
+            return
+        _left_open.add(self)  # somebody holds the queue
 
     # -- the turn, and what is done in it -----------------------------------------------------------------
 
@@ -318,11 +319,11 @@ class Queue:
         to give.
         """
         if self._pid != os.getpid():
-            self._leave_to_parent()
-        if self._barred:
-            raise UnavailableError("this process was forked while the queue was open")
+            self._begin_afresh()
         if self._owner == get_ident():
             raise LockBusyError("an append of this thread is under way")
+        if self._cache is None:
+            _close_those_left_open()
         wait_s = self.wait_s if wait_s is None else wait_s
         deadline = time.monotonic() + wait_s
         with signals_held():
@@ -333,7 +334,8 @@ class Queue:
                     self._owner = get_ident()
                     with translated():
                         self._lock.acquire(max(0.0, deadline - time.monotonic()))
-                    yield deadline
+                    with streams_kept_free():  # SQLite opens more than its files, such as a folder to sync it
+                        yield deadline
                 finally:
                     self._leave()
             except BaseException:
@@ -363,11 +365,11 @@ class Queue:
                         transaction = Transaction(cache)
                         result = operation(transaction, *args, **kwargs)
                         transaction.save()
-                    if self._is_current():
+                    if cache.is_current():
                         return result
                     self._disconnect()  # what was written is gone with the folder
                 except BaseException as error:
-                    moved = self._opened is not None and not self._is_current()
+                    moved = self._cache is not None and not self._cache.is_current()
                     self._disconnect()  # in whatever state it is: SQLite rolls back
                     reason = as_spool_error(error)
                     damaged += isinstance(reason, QueueDamagedError)
@@ -409,12 +411,13 @@ class Queue:
     # -- the connection -----------------------------------------------------------------------------------
 
     def _connected(self, deadline: float) -> Cache:
-        """Give the open cache; called in a turn. Whether its file still has the name shows afterwards."""
+        """Give the open cache; called in a turn. One that has lost a descriptor or a file is opened anew."""
         # Some patience is left for SQLite itself, however long the lock took.
         timeout_s = max(deadline - time.monotonic(), 0.01)
-        if self._cache is not None:
+        if self._cache is not None and self._cache.is_usable():
             self._cache.wait_at_most(timeout_s)
             return self._cache
+        self._disconnect()
         with translated():
             private_folder(self._paths.spool)
             if not self._paths.queue.exists():
@@ -423,21 +426,15 @@ class Queue:
                 create(self._paths, self._durability, timeout_s)
             private_folder(self._paths.queue)
             refuse_links(self._paths.queue)
+            if is_lost(self._paths.queue):
+                from spool.queue.recovery import renew  # noqa: PLC0415 - after a host has closed all descriptors
+
+                renew(self._paths, self._durability)
             self._cache = open_cache(self._paths.queue, self._durability, timeout_s)
-            self._opened = os.stat(self._paths.database, follow_symlinks=False)
         return self._cache
 
-    def _is_current(self) -> bool:
-        """Tell whether the database that was opened still has the name, and its log is there."""
-        try:
-            named = os.stat(self._paths.database, follow_symlinks=False)
-            os.stat(self._paths.log, follow_symlinks=False)
-        except OSError:
-            return False
-        return self._opened is not None and os.path.samestat(named, self._opened)
-
     def _disconnect(self) -> None:
-        cache, self._cache, self._opened = self._cache, None, None
+        cache, self._cache = self._cache, None
         if cache is not None:
             with suppress(Exception):  # a connection that is stuck may refuse even this; it is gone all the same
                 cache.disconnect()
@@ -455,7 +452,8 @@ class Queue:
         if not self._threads.acquire(timeout=_FORK_WAIT_S):
             return False
         if self._cache is not None:
-            with suppress(SpoolError, OSError):  # somebody sits on the lock: the child leaves the connection alone
+            # Where somebody sits on the lock, the child leaves the connection alone.
+            with suppress(SpoolError, OSError), streams_kept_free():
                 self._lock.acquire(_FORK_WAIT_S)
                 self._disconnect()
                 self._lock.release()
@@ -465,17 +463,12 @@ class Queue:
         """Let the threads in, in the parent."""
         self._threads.release()
 
-    def _leave_to_parent(self) -> None:
-        """Begin afresh in a forked child.
 
-        SQLite believes that it holds the parent's locks: with a connection of this process the parent could not
-        tell that the log is in use. A child with an inherited connection goes aside, for its whole life.
-        """
-        barred = self._barred or self._cache is not None
-        if self._cache is not None:
-            _inherited.append(self._cache)
-        self._begin_afresh()
-        self._barred = barred
+def _close_those_left_open() -> None:
+    queues = list(_left_open)
+    _left_open.clear()
+    for queue in queues:
+        queue.close(wait_s=0.0)
 
 
 _kept_out: list[Queue] = []
@@ -490,5 +483,10 @@ def _after_fork_in_parent() -> None:
         _kept_out.pop().after_fork()
 
 
+def _after_fork_in_child() -> None:
+    _kept_out.clear()
+    _left_open.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_kept_out.clear)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

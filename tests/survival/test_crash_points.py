@@ -59,7 +59,7 @@ OWN = "$exception"
 
 OPERATIONS = """
 from pathlib import Path
-import uuid
+import os, uuid
 import spool.consent.first_run, spool.event.build, spool.event.envelope, spool.beside.aside
 import spool.ktx_events, spool.capture
 from flusher import absorb
@@ -76,6 +76,12 @@ def append(home, durability, before_the_pause, after_it):
         if part is before_the_pause:
             yield
     telemetry.close()
+
+def append_anew(home, before_the_pause, after_it):
+    steps = append(home, "process", before_the_pause, after_it)
+    yield next(steps)
+    os.closerange(3, 100)
+    next(steps, None)
 
 def settle(home):
     queue = Queue(Paths(Path(home)))
@@ -226,6 +232,9 @@ OPERATIONS_KILLED = {
         after_append("aside", 3),
         10,
         "flock:error=ENOSYS",
+    ),
+    "an append after the host has closed all descriptors": Operation(
+        ("append_anew", " ".join(EVENTS[:3]), " ".join(EVENTS[3:])), lambda _home: None, after_append("queued", 0), 50
     ),
     "settle": Operation(("settle",), hold(6), after_settle, 20),
     "absorb": Operation(("absorb_all",), hold_beside, after_absorb, 50),

@@ -1,8 +1,8 @@
-"""How a queue is created, replaced, and rebuilt from the rows of a damaged one that can be read.
+"""How a queue is created, copied, replaced, and rebuilt from the rows of a damaged one that can be read.
 
 Only `queue.py` uses this: when there is no queue yet, after damage, and at an opt-out. Most commands never load it.
 """
 
-from spool.queue.recovery.replacement import counters, create, rebuild, replace
+from spool.queue.recovery.replacement import counters, create, rebuild, renew, replace
 
-__all__ = ["counters", "create", "rebuild", "replace"]
+__all__ = ["counters", "create", "rebuild", "renew", "replace"]

@@ -7,17 +7,22 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
-from spool.errors import SpoolError
+from spool.errors import SpoolError, UnavailableError
 from spool.home import Paths, private_folder, sync_folder, write_new
 from spool.queue.cache import Cache, Key, Value, new_cache, open_cache
+from spool.queue.connection import DATABASE, LOG, new_database
 from spool.queue.recovery.damaged import read_damaged
 from spool.queue.recovery.salvage import salvaged
 from spool.queue.rows import encode_number
 from spool.queue.transaction import META, Transaction
 from spool.settings import Durability
 
-__all__ = ["counters", "create", "rebuild", "replace"]
+__all__ = ["counters", "create", "rebuild", "renew", "replace"]
+
+# Copied and synced in some 20 ms, while a host waits for its capture.
+_LARGEST_COPY = 8 * 2**20
 
 
 def create(paths: Paths, durability: Durability, timeout_s: float) -> None:
@@ -53,10 +58,51 @@ def counters(cache: Cache, cause: str) -> tuple[dict[Key, Value], int]:
 def replace(paths: Paths, durability: Durability, rows: Mapping[Key, Value]) -> None:
     """Put a queue with these rows in place of the present one, which is deleted."""
     _build(paths, durability, rows)
+    _take_place(paths, durability)
+
+
+def renew(paths: Paths, durability: Durability) -> None:
+    """Put a copy in place of the queue: the same content in another file, which SQLite can open in this process.
+
+    Other processes notice that their file has lost its name. UnavailableError where it is too large to be copied while
+    a host waits.
+    """
+    files = [paths.queue / name for name in (DATABASE, LOG)]
+    files = [path for path in files if path.exists()]
+    if sum(os.path.getsize(path) for path in files) > _LARGEST_COPY:
+        raise UnavailableError("the host has closed the queue's descriptors, and the queue is too large to be copied")
+    folder = paths.queue_staged
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        private_folder(folder)
+        new_database(folder)
+        write_new(folder / LOG, b"")
+        for path in files:
+            _copy(path, folder / path.name)
+        open_cache(folder, durability, 1.0).disconnect()  # checks it, and folds the log in
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _take_place(paths, durability)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with open(source, "rb") as original, open(target, "wb") as copy:
+        shutil.copyfileobj(original, copy)
+        copy.flush()
+        os.fsync(copy.fileno())  # what was synced once stays so, whatever the durability
+
+
+def _take_place(paths: Paths, durability: Durability) -> None:
+    """Let the finished `queue.new` be the queue, and delete what was."""
     old = paths.spool / f"queue.wiped-{os.urandom(4).hex()}"
     os.rename(paths.queue, old)
     os.rename(paths.queue_staged, paths.queue)
-    shutil.rmtree(old, ignore_errors=True)
+    if durability == "power":
+        for folder in (paths.queue, paths.spool):
+            sync_folder(folder)
+    for left in paths.spool.glob("queue.wiped-*"):  # this one, and those of processes that were killed here
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def rebuild(paths: Paths, durability: Durability, reason: str) -> None:
