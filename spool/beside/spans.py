@@ -25,10 +25,16 @@ from spool.queue import FileLock, Queue
 __all__ = ["OpenSpan", "recover"]
 
 _SUFFIX = ".json"
+# An event is made of a dead command in some milliseconds.
+_PATIENCE_S = 0.05
 
 
 class OpenSpan:
-    """The file of a command that is under way, locked while this process lives."""
+    """The file of a command that is under way, locked while this process lives.
+
+    A host may close the descriptor of the lock: then the file looks like that of a dead process until it is locked
+    again. `touch` and `holds` do that.
+    """
 
     def __init__(self, paths: Paths, uuid: str, message: Mapping[str, Any], *, durable: bool) -> None:
         """Write and lock the file. UnavailableError where that can't be done: then a kill leaves no event.
@@ -37,7 +43,7 @@ class OpenSpan:
         """
         self._path = paths.span(uuid)
         draft = self._path.with_name(f".{self._path.name}")
-        self._lock = FileLock(draft)
+        self._lock = FileLock(draft, create=False)
         try:
             private_folder(paths.spool)
             private_folder(paths.spans)
@@ -53,8 +59,21 @@ class OpenSpan:
 
     def touch(self) -> None:
         """Record that the process lives now: a killed command's duration ends here."""
+        self.holds()
         with suppress(OSError):  # the home is gone, or read-only by now: the duration ends earlier
             os.utime(self._path)
+
+    def holds(self) -> bool:
+        """Lock the file again if the lock was lost. False where somebody has made an event of it meanwhile."""
+        if self._lock.is_open:
+            return True
+        try:
+            self._lock.acquire(_PATIENCE_S)
+        except FileNotFoundError:
+            return not self._path.parent.exists()  # with its folder it was removed, and no event was made of it
+        except (OSError, SpoolError):
+            pass  # somebody is about to; the queue takes one of the two events
+        return True
 
     def forget(self) -> None:
         """Release the lock, after another file took this one's place."""

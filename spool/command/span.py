@@ -122,6 +122,8 @@ class CommandSpan:
         if now.debug or now.paths is None:
             return
         before = self._file
+        if before is not None and not before.holds():
+            return
         home = self._steps.opened(self._host, now.paths)
         with suppress(SpoolError):  # without its file a kill goes unseen; every other end is seen
             self._file = home.open_span(message)
@@ -252,8 +254,9 @@ class CommandSpan:
             duration_ms = round((time.monotonic() - self._started_s) * 1000, 3)
             ending = {"outcome": "aborted"} if aborted else self._told(error)
             fields = {**self._fields(), "durationMs": duration_ms, **ending}
-            now = self._host.look()
-            self._steps.capture(self._host, now, "command", fields, closes=identifiers["uuid"], **identifiers)
+            if self._file is None or self._file.holds():  # else it was taken for killed, and has an event
+                now = self._host.look()
+                self._steps.capture(self._host, now, "command", fields, closes=identifiers["uuid"], **identifiers)
         finally:
             self._let_go()
         emitted, self._host.emitted = self._host.emitted, self._emitted_before
