@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spool.errors import SpoolError
-from spool.home import Paths, read_bounded
+from spool.home import Paths, read_bounded, streams_kept_free
 from spool.settings import GUARD, env_prefix, is_set
 
 __all__ = ["child_environment", "command", "is_due", "launch_if_due", "reaped", "run_and_wait", "waits"]
@@ -105,7 +105,8 @@ def _claim(paths: Paths, interval_s: float) -> bool:
     with FileLock(paths.flush_lock).held(0.0):
         if not is_due(paths, time.time(), interval_s):
             return False
-        stamp = os.open(paths.launched, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        with streams_kept_free():
+            stamp = os.open(paths.launched, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         os.close(stamp)
         os.utime(paths.launched)
         return True
@@ -131,10 +132,11 @@ def run_and_wait(app: str, paths: Paths, timeout_s: float) -> bool:
 
     arguments = [*command(app, paths), "run", "--json", "--force"]
     try:
-        child = subprocess.Popen(  # noqa: S603 - our own command line
-            arguments, env=child_environment(app, os.environ), cwd=paths.spool, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        with streams_kept_free():  # the pipe stays open for a while
+            child = subprocess.Popen(  # noqa: S603 - our own command line
+                arguments, env=child_environment(app, os.environ), cwd=paths.spool, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
         out, _err = child.communicate(timeout=timeout_s)
         report = json.loads(out)
     except (OSError, ValueError, subprocess.SubprocessError):
