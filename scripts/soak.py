@@ -7,9 +7,11 @@ counted as lost by a named cause, if a host came to harm, or if the account does
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,14 +33,46 @@ from tests.support.processes import environment, flush  # noqa: E402 - see above
 if sys.platform == "win32":
     sys.exit("the soak kills, stops and interrupts with POSIX signals")
 
-# One line per capture, in one write each, so that a kill cuts none: state, uuid, seconds, when it was over.
+# One line per capture, in one write each, so that a kill cuts none: state, uuid, seconds, when it was over. The file is
+# opened for each: a host of some habits closes what it has open, and opens files of its own.
 # An event whose uuid begins with `dead` is one that the server rejects.
 WRITER = """
-import os, random, sys, time, uuid
+import fcntl, os, random, sys, time, uuid
 from pathlib import Path
+said, habit, home, url, count, durability, size, wait_s, seed = sys.argv[1:]
+if habit == "has no streams":
+    os.closerange(0, 3)
 from spool import Limits, Telemetry
-home, url, count, durability, size, wait_s, seed = sys.argv[1:8]
 rng = random.Random(seed)
+def say(line):
+    number = os.open(said, os.O_WRONLY | os.O_APPEND)
+    os.write(number, line.encode())
+    os.close(number)
+mine = []
+def take_numbers():
+    for _ in range(12):
+        mine.append(os.open(f"{said}-{len(os.listdir(os.path.dirname(said)))}.host", os.O_RDWR | os.O_CREAT))
+        os.write(mine[-1], b"the host's")
+def close_all():
+    mine.clear()
+    os.closerange(3, 256)
+    take_numbers()
+def become_a_daemon():
+    if habit == "is a daemon":
+        import daemon
+        daemon.DaemonContext(detach_process=False, stderr=sys.stderr).open()
+        take_numbers()
+    elif habit == "forks":
+        ready, up = os.pipe()
+        if os.fork():
+            os.close(up)
+            os._exit(len(os.read(ready, 1)) != 1)
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        fcntl.flock(os.dup(2), fcntl.LOCK_EX)  # as long as it lives, the soak waits
+        os.write(up, b"!")
+        close_all()
 limits = Limits(lock_wait_s=float(wait_s))
 telemetry = Telemetry("ktx", "1.2.3", "phc_soak", url, Path(home), None, limits, durability, "never")
 for number in range(int(count)):
@@ -49,10 +83,17 @@ for number in range(int(count)):
     started = time.perf_counter()
     receipt = telemetry.capture("scan_completed", {"text": text}, uuid=name)
     seconds = time.perf_counter() - started
-    os.write(1, f"{receipt.state} {name} {seconds:.4f} {time.monotonic():.3f}\\n".encode())
+    say(f"{receipt.state} {name} {seconds:.4f} {time.monotonic():.3f}\\n")
     if rng.random() < 0.2:
         time.sleep(rng.expovariate(50))
+    if habit == "closes all" and rng.random() < 0.1:
+        close_all()
+    if number == 3:
+        become_a_daemon()
+assert all(os.pread(number, 99, 0) == b"the host's" for number in mine)
 """
+SAID = object()  # stands for the file into which a writer says it
+HABITS = ("plain", "plain", "plain", "closes all", "has no streams", "is a daemon", "forks")
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -93,6 +134,18 @@ class Actor:
     stopped: bool = False
     killed: bool = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, and the daemon as well that it may have left."""
+        if self.process.poll() is None:
+            return False
+        with self.said.with_suffix(".err").open() as err:
+            try:
+                fcntl.flock(err, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
     def send(self, number: signal.Signals) -> None:
         """Send it a signal; it may be gone."""
         with suppress(ProcessLookupError):
@@ -115,9 +168,10 @@ class Soak:
         """Start a process; what it says goes into a file."""
         self.count += 1
         self.books.done[f"{kind}s"] += 1
-        said = self.folder / f"{kind}-{self.count}"
+        said = self.folder / f"{kind}-{self.count}" / "said"
+        said.parent.mkdir()
         with said.open("wb") as out, said.with_suffix(".err").open("wb") as err:
-            words = [sys.executable, *map(str, command)]
+            words = [sys.executable, *map(str, [said if word is SAID else word for word in command])]
             process = subprocess.Popen(words, env=environment(), stdout=out, stderr=err)
         # Half of the flushers are killed, most of them early: that is where they absorb and settle.
         doomed = kind == "flusher" and self.happens("death")
@@ -153,7 +207,10 @@ class Soak:
         count, size = int(self.rng.expovariate(1 / 60)) + 1, self.rng.choice([50, 500, 2_000])
         durability = self.rng.choice(["process", "process", "power"])
         wait_s = self.rng.choice([0.25, 0.25, 0.0])  # without patience, many an event goes aside
-        self.start("writer", "-c", WRITER, self.home, self.server.url, count, durability, size, wait_s, self.count)
+        habit = self.rng.choice(HABITS)
+        self.books.done[f"writers: {habit}"] += 1
+        choices = (count, durability, size, wait_s, self.count)
+        self.start("writer", "-c", WRITER, SAID, habit, self.home, self.server.url, *choices)
 
     def hit(self, actor: Actor) -> None:
         """Kill, interrupt or stop a process."""
@@ -234,7 +291,7 @@ class Soak:
 
     def reap(self) -> None:
         """Enter what the processes said that have ended."""
-        for actor in [actor for actor in self.actors if actor.process.poll() is not None]:
+        for actor in [actor for actor in self.actors if actor.ended]:
             self.actors.remove(actor)
             said, err = actor.said.read_text(), actor.said.with_suffix(".err")
             if actor.kind == "writer":
@@ -242,14 +299,18 @@ class Soak:
                     self.books.capture(line, first=number == 0, timed=not actor.stopped)
             fine = {"writer": {0}, "flusher": {0, 1, 3, 75}, "holder": {0, 1}}[actor.kind]
             trouble = err.read_text()
-            if not actor.killed and (actor.process.returncode not in fine or "internal error" in trouble):
+            harmed = "internal error" in trouble or (actor.kind == "writer" and "Traceback" in trouble)
+            if not actor.killed and (actor.process.returncode not in fine or harmed):
                 self.books.wrong.append(f"a {actor.kind} ended with {actor.process.returncode}: {trouble[-500:]}")
             if actor.kind == "flusher":
                 self.books.done[f"flusher exits {actor.process.returncode}"] += 1
                 if "disk is full" in trouble:
                     self.make_room()
-            actor.said.unlink()
-            err.unlink()
+            for file in actor.said.parent.glob("*.host"):
+                self.books.done["files of hosts"] += 1
+                if file.read_bytes() != b"the host's" and not (actor.killed and file.stat().st_size == 0):
+                    self.books.wrong.append("a file of a host holds what is not the host's")
+            shutil.rmtree(actor.said.parent)
 
     def finish(self) -> None:
         """Heal everything, let everybody end, and drain."""
