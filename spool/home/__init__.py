@@ -6,7 +6,7 @@ Anything below the home may have been put there by others, or be damaged: nothin
 pipe, or reads more than a limit.
 """
 
-from spool.home.descriptors import Descriptor, open_numbers, streams_kept_free
+from spool.home.descriptors import Descriptor, lowest_free, open_numbers, streams_kept_free
 from spool.home.files import (
     Signature,
     open_own,
@@ -28,6 +28,7 @@ __all__ = [
     "Signature",
     "file_system",
     "is_network",
+    "lowest_free",
     "open_numbers",
     "open_own",
     "private_folder",

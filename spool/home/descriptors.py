@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import ClassVar
 
-__all__ = ["Descriptor", "open_numbers", "streams_kept_free"]
+__all__ = ["Descriptor", "lowest_free", "open_numbers", "streams_kept_free"]
 
 _STREAMS = (0, 1, 2)
 # How far to look where the system has no list of a process's descriptors.
@@ -55,6 +55,13 @@ class Descriptor:
 
 
 _holders: weakref.WeakValueDictionary[int, Descriptor] = weakref.WeakValueDictionary()
+
+
+def lowest_free() -> int:
+    """Give the number that the next file will get, if no other thread opens or closes one."""
+    number = _open_placeholder()
+    os.close(number)
+    return number
 
 
 def open_numbers() -> list[int]:
@@ -109,11 +116,18 @@ def _is_closed(number: int) -> bool:
 
 def _occupy(number: int) -> None:
     # Gets the lowest number that is free: this one, unless another thread opens something at the same time.
-    got = os.open(os.devnull, getattr(os, "O_PATH", os.O_WRONLY if number == 0 else os.O_RDONLY))
+    got = _open_placeholder(number)
     if got in _STREAMS:
         _Streams.occupied.append(got)
     else:
         os.close(got)
+
+
+def _open_placeholder(stream: int = 0) -> int:
+    """Open what can neither be read nor written; elsewhere than on Linux, not as that stream would be."""
+    if hasattr(os, "O_PATH"):
+        return os.open(os.sep, os.O_PATH)
+    return os.open(os.devnull, os.O_WRONLY if stream == 0 else os.O_RDONLY)
 
 
 def _give_back() -> None:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from spool.errors import UnavailableError
-from spool.home import Descriptor, open_numbers, write_new
+from spool.home import Descriptor, lowest_free, open_numbers, write_new
 
 __all__ = ["DATABASE", "LOG", "Connection", "connect", "is_lost", "new_database"]
 
 DATABASE = "cache.db"
 LOG = f"{DATABASE}-wal"
 _INDEX = f"{DATABASE}-shm"
+# SQLite opens three, and gets the lowest numbers that are free. To list all is slow in a host that has thousands.
+_NEAR = 32
 
 
 class Connection(sqlite3.Connection):
@@ -32,6 +35,7 @@ class Connection(sqlite3.Connection):
 
     def __init__(self, folder: Path, timeout_s: float) -> None:
         self._database, self._log, self._index = (os.path.join(folder, name) for name in (DATABASE, LOG, _INDEX))
+        self._lowest = lowest_free()
         super().__init__(self._database, timeout=timeout_s, isolation_level=None, check_same_thread=False)
         # SQLite keeps this reference until it is closed, and Python's collector doesn't know of it.
         self.create_function("stay_open", 0, self.close)
@@ -45,15 +49,24 @@ class Connection(sqlite3.Connection):
     def learn_files(self) -> None:
         """Learn what SQLite has open. To be called in a transaction, when it has opened all that it needs."""
         log, index = os.stat(self._log), os.stat(self._index)
-        known = {one.number: one for other in _connections for one in other.descriptors if one.is_ours()}
-        for number in open_numbers():
+        others = {one.number: one for other in _connections for one in other.descriptors if one.is_ours()}
+        # SQLite opens one index for all connections of a process.
+        self.descriptors = [one for one in others.values() if os.path.samestat(one.opened, index)][:1]
+        sought = [self.opened, log, index][: 2 if self.descriptors else 3]
+        for number in self._numbers():
+            if not sought:
+                break
             with suppress(OSError):  # it isn't open
                 file = os.fstat(number)
-                if os.path.samestat(file, index):  # SQLite opens one for all connections of a process
-                    self.descriptors.append(known.get(number) or Descriptor(number))
-                elif number not in known and (os.path.samestat(file, self.opened) or os.path.samestat(file, log)):
-                    self.descriptors.append(Descriptor(number))
+                found = [one for one in sought if number not in others and os.path.samestat(file, one)]
+                self.descriptors += [Descriptor(number) for _ in found]
+                sought = [one for one in sought if one not in found]
         self._opened_log = log
+
+    def _numbers(self) -> Iterator[int]:
+        """Give the numbers that SQLite may have got: first from the lowest on that was free, then all."""
+        yield from range(self._lowest, self._lowest + _NEAR)
+        yield from open_numbers()
 
     def is_usable(self) -> bool:
         """Tell whether SQLite has what it opened, and nobody has deleted it: to be asked before each transaction.
