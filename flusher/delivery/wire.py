@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from json import dumps, loads
 from queue import SimpleQueue
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from posthog.request import determine_server_host, post
@@ -21,7 +22,7 @@ from spool.errors import ConfigurationError
 from spool.launch.destination import Destination
 from spool.queue import Row
 
-__all__ = ["Courier", "probe"]
+__all__ = ["Courier", "failure", "probe"]
 
 # The server may wait 20 s for Kafka before it answers.
 TIMEOUT_S = 30.0
@@ -29,11 +30,6 @@ _PATH = "/batch/"
 # A person waits for a probe; a host that takes longer to answer an empty batch has a problem.
 _PROBE_TIMEOUT_S = 10.0
 _PROXIES = {"http": ("http_proxy", "HTTP_PROXY"), "https": ("https_proxy", "HTTPS_PROXY")}
-_UNUSABLE = (
-    requests.exceptions.SSLError,
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidProxyURL,
-)
 # PostHog's answers are short; of a login page the first part is enough.
 _BODY_BYTES = 64 * 1024
 # gzip's own default is 9: three times the work for one part in fifty.
@@ -63,7 +59,7 @@ class Courier:
 
     The thread is a daemon: a server that hangs does not keep the process from ending. The session is our own: no
     credentials from ~/.netrc, no redirects, no retries below ours; proxies and a CA bundle are taken from
-    the environment on purpose. Raises ConfigurationError for a CA bundle that isn't there.
+    the environment on purpose. Raises ConfigurationError for a host, a proxy or a CA bundle that can't be used.
     """
 
     def __init__(self, destination: Destination, env: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> None:
@@ -71,7 +67,7 @@ class Courier:
         logging.getLogger("posthog").setLevel(logging.CRITICAL)
         self._destination = destination
         self._timeout_s = timeout_s
-        self._session = _session(destination.host, env)
+        self._session = _session(destination, env)
         self._work: SimpleQueue[tuple[Sequence[Row], Reply] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="courier", daemon=True)
         self._thread.start()
@@ -110,29 +106,29 @@ class Courier:
                 session=self._session,
                 historical_migration=False,
             )
-            return _answer(response)
-        except (requests.RequestException, OSError) as error:
-            return Answer(error=_words(error), unusable=isinstance(error, _UNUSABLE))
+            return _answer(response, self._session.proxy_variable)
         except Exception as error:  # noqa: BLE001 - this thread must answer; no event is to blame
-            return Answer(error=f"no request can be made here ({type(error).__name__})", unusable=True)
+            return failure(error, self._session.proxy_variable)
 
 
-def probe(host: str, env: Mapping[str, str]) -> tuple[Answer, str | None]:
+def probe(destination: Destination, env: Mapping[str, str]) -> tuple[Answer, str | None]:
     """Send an empty batch, without key and id, to where events go: PostHog answers 400.
 
-    Gives the answer and its Date header. Raises ConfigurationError for a CA bundle that isn't there.
+    Gives the answer and its Date header. Raises ConfigurationError for a host, a proxy or a CA bundle that can't be
+    used.
     """
-    with _session(host, env) as session:
+    with _session(destination, env) as session:
         try:
-            address = determine_server_host(host).rstrip("/") + _PATH
-            response = session.request("POST", address, json={"batch": []}, timeout=_PROBE_TIMEOUT_S)
-            return _answer(response), response.headers.get("Date")
-        except (requests.RequestException, OSError, ValueError) as error:
-            return Answer(error=_words(error), unusable=isinstance(error, _UNUSABLE)), None
+            response = session.request("POST", _address(destination), json={"batch": []}, timeout=_PROBE_TIMEOUT_S)
+            return _answer(response, session.proxy_variable), response.headers.get("Date")
+        except Exception as error:  # noqa: BLE001 - whatever keeps the request from its answer is what a person asked for
+            return failure(error, session.proxy_variable), None
 
 
-def _answer(response: requests.Response) -> Answer:
+def _answer(response: requests.Response, proxy_variable: str | None) -> Answer:
     """Read an answer with the first part of its body; an endless one is cut off."""
+    if response.status_code == requests.codes.proxy_authentication_required and proxy_variable is not None:
+        return _refused_by_proxy(proxy_variable)
     body = bytearray()
     for part in response.iter_content(_BODY_BYTES):
         body += part
@@ -143,18 +139,27 @@ def _answer(response: requests.Response) -> Answer:
     return Answer(response.status_code, text, response.headers.get("Retry-After"), bool(response.history))
 
 
-def _words(error: Exception) -> str:
-    """Say in a few words why there is no answer, without urllib3's chain of errors."""
+def failure(error: Exception, proxy_variable: str | None = None) -> Answer:
+    """Say in a few words why there is no answer, without urllib3's chain of errors: they may hold a password.
+
+    No event is to blame: what can't be made here is a matter of configuration, all else is tried again.
+    `proxy_variable` names the proxy that was on the way.
+    """
+    chain = _chain(error)
+    if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
+        return Answer(error="the certificate of the host is not trusted", unusable=True)
+    text = " ".join(str(one) for one in chain)
+    if proxy_variable is not None and "Tunnel connection failed: 407" in text:
+        return _refused_by_proxy(proxy_variable)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return Answer(error=f"the proxy of {proxy_variable} can't be reached or refuses")
     for kind, words in (
-        (requests.exceptions.SSLError, "the certificate of the host is not trusted"),
-        (requests.exceptions.ProxyError, "the proxy can't be reached or refuses"),
+        (requests.exceptions.SSLError, "the encrypted connection broke"),
         (requests.exceptions.ConnectTimeout, "the host does not answer"),
         (requests.exceptions.ReadTimeout, "the host took the request and did not answer in time"),
-        (requests.exceptions.InvalidURL, "the host is no address"),
     ):
         if isinstance(error, kind):
-            return words
-    text = str(error)
+            return Answer(error=words)
     for mark, words in (
         ("NameResolutionError", "the host's name can't be resolved"),
         ("Name or service not known", "the host's name can't be resolved"),
@@ -163,8 +168,26 @@ def _words(error: Exception) -> str:
         ("unreachable", "the network is unreachable"),
     ):
         if mark in text:
-            return words
-    return f"the connection failed ({type(error).__name__})"
+            return Answer(error=words)
+    if isinstance(error, requests.RequestException | OSError) and not isinstance(error, ValueError):
+        return Answer(error=f"the connection failed ({type(error).__name__})")
+    return Answer(error=f"no request can be made here ({type(error).__name__})", unusable=True)
+
+
+def _refused_by_proxy(variable: str) -> Answer:
+    return Answer(error=f"the proxy of {variable} asks for a user and a password: write them into it", unusable=True)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Give an error and all that it was made of: requests and urllib3 wrap by arguments, `reason` and context."""
+    found: list[BaseException] = []
+    todo: list[object] = [error]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, BaseException) and not any(one is other for other in found):
+            found.append(one)
+            todo += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
+    return found
 
 
 class _Session(requests.Session):
@@ -175,6 +198,8 @@ class _Session(requests.Session):
     """
 
     events = b""
+    # Which variable names the proxy of this session, if there is one.
+    proxy_variable: str | None = None
 
     def post(self, url: str | bytes, data: Any = None, json: Any = None, **options: Any) -> requests.Response:  # noqa: ARG002 - the signature of requests
         """Send the fields of `data`, a JSON object, with `events` as its last one, compressed."""
@@ -187,7 +212,12 @@ class _Session(requests.Session):
         """Give no redirect target for any answer: a redirect is an answer like any other."""
 
 
-def _session(host: str, env: Mapping[str, str]) -> _Session:
+def _address(destination: Destination) -> str:
+    return determine_server_host(destination.host).rstrip("/") + _PATH
+
+
+def _session(destination: Destination, env: Mapping[str, str]) -> _Session:
+    """Give a session for one destination, with its bundle and its proxy; all that needs no network is tried before."""
     session = _Session()
     session.trust_env = False
     session.stream = True  # a body is read by us, up to a limit
@@ -198,12 +228,50 @@ def _session(host: str, env: Mapping[str, str]) -> _Session:
     if bundle is not None:
         _check_bundle(bundle, _bundle_name(env))
         session.verify = bundle
-    if not requests.utils.should_bypass_proxies(host, no_proxy=env.get("no_proxy") or env.get("NO_PROXY")):
-        for scheme, names in _PROXIES.items():
-            proxy = next((env[name] for name in (*names, "all_proxy", "ALL_PROXY") if env.get(name)), None)
-            if proxy is not None:
-                session.proxies[scheme] = proxy
+    try:
+        _rehearse(session, destination)
+    except Exception as error:
+        raise ConfigurationError(
+            f"the host {destination.host!r} ({destination.host_from}) can't be written into a request:"
+            " give one as https://us.i.posthog.com"
+        ) from error
+    _take_proxy(session, destination, env)
     return session
+
+
+def _take_proxy(session: _Session, destination: Destination, env: Mapping[str, str]) -> None:
+    """Let the session use the proxy that the environment names, unless NO_PROXY exempts the host.
+
+    ConfigurationError for one that can't be used, by the variable's name: its value may hold a password.
+    """
+    scheme = urlsplit(destination.host).scheme
+    variable = next((name for name in (*_PROXIES[scheme], "all_proxy", "ALL_PROXY") if env.get(name)), None)
+    exempt = env.get("no_proxy") or env.get("NO_PROXY") or ""
+    if variable is None or requests.utils.should_bypass_proxies(destination.host, no_proxy=exempt):
+        return
+    session.proxy_variable, session.proxies[scheme] = variable, env[variable]
+    try:
+        _rehearse(session, destination)
+    except Exception as error:  # noqa: BLE001 - every one of them is the variable's fault: without it, all went well
+        problem = "is no proxy that can be used: write it as http://user:password@host:port, other characters as %XX"
+        if "SOCKS" in str(error):
+            problem = "names a SOCKS proxy: install PySocks for that"
+        raise ConfigurationError(f"{variable} {problem}, or unset it, or exempt the host by NO_PROXY") from None
+
+
+def _rehearse(session: _Session, destination: Destination) -> None:
+    """Do what can be done of a request without the network; raises whatever requests and urllib3 raise.
+
+    They read host and proxy when a request is made, with errors that differ from one mistake to the next.
+    """
+    request = session.prepare_request(requests.Request("POST", _address(destination)))
+    adapter = session.get_adapter(request.url or "")
+    assert isinstance(adapter, HTTPAdapter)  # noqa: S101 - ours
+    adapter.get_connection_with_tls_context(request, session.verify, session.proxies)
+    for url in (request.url or "", *session.proxies.values()):
+        name = urlsplit(url if "//" in url else f"//{url}").hostname or ""
+        name.encode("idna")  # as the socket module does, once there is a network
+    adapter.request_url(request, session.proxies)
 
 
 def _check_bundle(bundle: str, variable: str) -> None:

@@ -23,8 +23,8 @@ __all__ = [
     "FileFacts",
     "HomeFacts",
     "canary",
-    "certificates",
     "clock",
+    "connection",
     "consent",
     "delivery",
     "files",
@@ -106,10 +106,13 @@ def host(value: str | None, problem: str | None, prefix: str, *, encrypted: bool
     return Finding("host", "ok", value)
 
 
-def certificates(problem: str) -> Finding:
-    """Say what is wrong with the CA bundle that the environment names; the text after the colon says how to mend it."""
+def connection(problem: str) -> Finding:
+    """Say what is wrong with host, proxy or CA bundle as the environment names them.
+
+    The text after the colon says how to mend it.
+    """
     what, _, mend = problem.rpartition(": ")
-    return Finding("certificates", "fail", what, mend)
+    return Finding("connection", "fail", what, mend)
 
 
 def server(address: str, answer: Answer, now: datetime) -> Finding:

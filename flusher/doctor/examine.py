@@ -100,9 +100,9 @@ class _Examination:
     def _destination(self) -> Destination | None:
         """Judge key and host each for itself; give both where the host can be used."""
         app, paths, env = self.app, self.paths, self.env
-        host, host_problem = None, None
+        found, host_problem = None, None
         try:
-            host = resolve(app, paths, env, key="phc_").host
+            found = resolve(app, paths, env, key="phc_")
         except ConfigurationError as error:
             host_problem = str(error)
         key, key_problem = None, None
@@ -110,19 +110,20 @@ class _Examination:
             key = resolve(app, paths, env, host="https://localhost").project_key
         except ConfigurationError as error:
             key_problem = str(error)
+        host = None if found is None else found.host
         self.findings += [
             checks.key(key, key_problem, self.prefix),
             checks.host(host, host_problem, self.prefix, encrypted=_is_encrypted(host)),
         ]
-        return None if host is None else Destination(host, key)
+        return None if found is None else found._replace(project_key=key)
 
     def _server(self, destination: Destination) -> None:
         from flusher.delivery.wire import probe  # noqa: PLC0415 - posthog costs 200 ms, for telemetry that is on
 
         try:
-            answer, date = probe(destination.host, self.env)
+            answer, date = probe(destination, self.env)
         except ConfigurationError as error:
-            self.findings.append(checks.certificates(str(error)))
+            self.findings.append(checks.connection(str(error)))
             return
         now = datetime.now(UTC)
         self.findings.append(checks.server(destination.host, answer, now))
@@ -139,7 +140,7 @@ class _Examination:
         try:
             courier = Courier(destination, self.env)
         except ConfigurationError:
-            return  # the certificates: said above
+            return  # said above
         try:
             answer = courier.send([canary]).wait(_ANSWER_S)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -15,13 +16,20 @@ __all__ = ["Destination", "check_host", "host_catalogue", "host_limits", "leave"
 
 
 _MEND = "delete it, and run the host CLI once"
+_GIVE = "give one as https://us.i.posthog.com"
+# Of a name in DNS.
+_LONGEST_NAME = 253
 
 
 class Destination(NamedTuple):
-    """A PostHog host and a project key; the key is None as long as none is known."""
+    """A PostHog host and a project key; the key is None as long as none is known.
+
+    `host_from` says who named the host, in words for the person who has to change it.
+    """
 
     host: str
     project_key: str | None
+    host_from: str = "the host CLI"
 
 
 def leave(paths: Paths, fields: Mapping[str, str | None], limits: Limits) -> None:
@@ -71,12 +79,14 @@ def resolve(
     Raises ConfigurationError for a broken file, a host that can't be used or a personal key.
     """
     prefix = env_prefix(app)
-    host = host or env.get(prefix + "TELEMETRY_ENDPOINT") or None
     key = key or env.get(prefix + "TELEMETRY_KEY") or None
-    left = _read(paths) if host is None or key is None else {}
-    destination = Destination(host or left.get("host") or DEFAULT_HOST, key or left.get("project_key"))
+    named = [("--host", host), (prefix + "TELEMETRY_ENDPOINT", env.get(prefix + "TELEMETRY_ENDPOINT"))]
+    left = _read(paths) if key is None or not any(value for _, value in named) else {}
+    named += [(str(paths.destination), left.get("host")), ("the default", DEFAULT_HOST)]
+    host_from, host = next((source, value.strip()) for source, value in named if value and value.strip())
     variable = prefix + "TELEMETRY_ALLOW_HTTP"
-    check_host(destination.host, None if is_set(env.get(variable)) else variable)
+    check_host(host, None if is_set(env.get(variable)) else variable, host_from)
+    destination = Destination(host, key or left.get("project_key"), host_from)
     if destination.project_key is not None:
         _check_key(destination.project_key)
     return destination
@@ -95,24 +105,36 @@ def _read(paths: Paths) -> dict[str, str | None]:
     return parts
 
 
-def check_host(host: str, variable: str | None) -> None:
+def check_host(host: str, variable: str | None, host_from: str = "the host CLI") -> None:
     """Raise ConfigurationError unless the host is https, or http on this machine's loopback.
 
-    Any other http host is for those who set `variable`; None where it is set.
+    Any other http host is for those who set `variable`; None where it is set. `host_from` is as in `Destination`.
     """
+    shown = f"the host ({host_from})" if "@" in host else f"the host {host!r} ({host_from})"  # no password
     try:
         parts = urlsplit(host)
         name, _port = parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigurationError(
-            f"the host {host!r} is no address ({error}): give one as https://us.i.posthog.com"
-        ) from error
-    if parts.scheme not in ("http", "https") or not name:
-        raise ConfigurationError(f"the host {host!r} has no scheme: write https://{host.rsplit('://', maxsplit=1)[-1]}")
+        raise ConfigurationError(f"{shown} is no address: {_GIVE}") from error
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("the host has a user, query or fragment in it: give the address only")
+        raise ConfigurationError(f"{shown} has a user, query or fragment in it: give the address only")
+    if parts.scheme not in ("http", "https") or not name:
+        raise ConfigurationError(f"{shown} has no scheme: write https:// before it")
+    if not host.isprintable() or not _is_name(name):
+        raise ConfigurationError(f"{shown} is no address, for its name can't exist: {_GIVE}")
     if parts.scheme == "http" and name not in ("localhost", "127.0.0.1", "::1") and variable is not None:
-        raise ConfigurationError(f"the host {host!r} is not encrypted: write https://, or allow it by {variable}=1")
+        raise ConfigurationError(f"{shown} is not encrypted: write https://, or allow it by {variable}=1")
+
+
+def _is_name(name: str) -> bool:
+    """Tell whether this can be the name of a host, or its IP address."""
+    if ":" in name:  # IPv6: urlsplit has checked it
+        return True
+    try:
+        written = name.encode("idna").decode("ascii").removesuffix(".")
+    except UnicodeError:  # a part that is empty, or too long
+        return False
+    return len(written) <= _LONGEST_NAME and all(re.fullmatch(r"[\w-]+", part, re.ASCII) for part in written.split("."))
 
 
 def _check_key(key: str) -> None:

@@ -255,8 +255,8 @@ def test_a_bundle_of_certificates_that_is_not_there_is_named(home: Path, server:
     """The variable that names it is what to mend."""
     sound(home, server)
     code, found = examined(home, "--send", env=environment(REQUESTS_CA_BUNDLE="/nonexistent.pem"))
-    assert (code, found["certificates"]["state"]) == (2, "fail")
-    assert "unset REQUESTS_CA_BUNDLE" in found["certificates"]["mend"]
+    assert (code, found["connection"]["state"]) == (2, "fail")
+    assert "unset REQUESTS_CA_BUNDLE" in found["connection"]["mend"]
 
 
 # -- what is said ---------------------------------------------------------------------------------------------

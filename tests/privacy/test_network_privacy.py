@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from spool import Telemetry
 from tests.support.local_posthog import LocalPostHog, redirect
 from tests.support.processes import KEY, ROOT, environment, flush, flush_json, run_python, status
+from tests.support.tls import certificate, needs_openssl
 
 CANARY = "CANARY-4711"
 # A port where nobody listens: whoever gets a request meant for it was not asked by mistake.
@@ -186,28 +186,13 @@ def test_of_an_encrypted_request_a_proxy_learns_the_host_and_nothing_else(home: 
         report = flush_json(home, "run", "--max-retries", "0", env=env)
         listener.shutdown(socket.SHUT_RDWR)
     thread.join(10)
-    assert (report["exit_code"], report["reason"]) == (75, "the proxy can't be reached or refuses")
+    assert (report["exit_code"], report["reason"]) == (75, "the proxy of HTTPS_PROXY can't be reached or refuses")
     assert seen.startswith(b"CONNECT 127.0.0.1:9 HTTP/1.")
     assert KEY.encode() not in seen
     assert waiting(home) == 2
 
 
 # -- certificates -----------------------------------------------------------------------------------------
-
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
-
-
-def certificate(folder: Path, names: str) -> Path:
-    """Make a self-signed certificate for some names, with its key in the same file."""
-    key, made = folder / "key.pem", folder / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", f"subjectAltName={names}", "-keyout", key, "-out", made],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    both = folder / "both.pem"
-    both.write_text(key.read_text() + made.read_text())
-    return both
 
 
 @contextmanager
