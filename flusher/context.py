@@ -24,6 +24,7 @@ from spool.settings import Durability
 __all__ = [
     "BATCH_SIZE",
     "REJECTED_REASON",
+    "TIMEOUT_S",
     "WAIT_S",
     "Context",
     "Observer",
@@ -36,6 +37,8 @@ __all__ = [
 
 # Events in one request.
 BATCH_SIZE = 500
+# A request may be sent for so long, and its answer may take as long again: the server may wait 20 s for Kafka.
+TIMEOUT_S = 30.0
 REJECTED_REASON = "some events were rejected and are kept as dead letters: look in list --dead, then retry them"
 # The flusher and its commands may wait longer for the queue than a host does.
 WAIT_S = 5.0
@@ -66,7 +69,7 @@ class Result(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator may set for one run."""
+    """What the operator may set for one run; the command line leaves `timeout_s`, that of one request, as it is."""
 
     max_seconds: float | None = None
     max_events: int | None = None
@@ -76,6 +79,7 @@ class Options:
     host: str | None = None
     key: str | None = None
     dry_run: bool = False
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from flusher import journal
 from flusher.absorb import absorb
 from flusher.context import REJECTED_REASON, Context, Result, RunReport, open_queue
 from flusher.delivery import backoff, state
+from flusher.delivery.gather import BATCH_BYTES
 from flusher.text import moment
 from spool.beside.spans import recover
 from spool.consent import Identity, consent
@@ -142,9 +143,9 @@ def _deliver(context: Context, queue: Queue, destination: Destination, before: s
     from flusher.delivery.wire import Courier  # noqa: PLC0415 - posthog costs 200 ms, for runs that send only
 
     report = context.report
-    courier = Courier(destination, context.env)
+    courier = Courier(destination, context.env, context.options.timeout_s)
     retries = backoff.in_run_retries(context.options.max_retries, before.failures, force=context.options.force)
-    drain = Drain(context, queue, courier, retries)
+    drain = Drain(context, queue, courier, retries, before.batch_bytes)
     try:
         context.observer.begins(min(queue.account().pending, context.options.max_events or 2**53))
         report.result, report.reason, retry_after_s = drain.run()
@@ -154,7 +155,8 @@ def _deliver(context: Context, queue: Queue, destination: Destination, before: s
         context.observer.ends()
         courier.close()
         report.requests = courier.requests
-    _remember(context, before, retry_after_s)
+    fits = drain.most_bytes if drain.most_bytes < BATCH_BYTES else None
+    _remember(context, replace(before, batch_bytes=fits), retry_after_s)
 
 
 def _check_emptied(context: Context, queue: Queue) -> None:

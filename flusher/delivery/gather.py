@@ -8,16 +8,16 @@ from typing import TypeVar
 from flusher.context import BATCH_SIZE
 from spool.queue import Row
 
-__all__ = ["batches", "text_size"]
+__all__ = ["BATCH_BYTES", "batches", "text_size"]
 
 # The SDKs send at most 5 MiB; the server takes 20. An event is under 1 MB, so one more always fits.
-_BATCH_BYTES = 4 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024
 
 _Item = TypeVar("_Item")
 
 
 def batches(
-    items: Iterable[_Item], size_of: Callable[[_Item], int], most: int = BATCH_SIZE, max_bytes: int = _BATCH_BYTES
+    items: Iterable[_Item], size_of: Callable[[_Item], int], most: int = BATCH_SIZE, max_bytes: int = BATCH_BYTES
 ) -> Iterator[list[_Item]]:
     """Cut the items into batches of at most `most` items and `max_bytes` bytes, as `size_of` counts them.
 

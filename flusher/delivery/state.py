@@ -19,7 +19,8 @@ _LATEST = 4e9
 class FlushState:
     """What the last runs left for the next. Times are seconds since the epoch.
 
-    `next_attempt` None: nothing keeps a flusher from trying.
+    `next_attempt` None: nothing keeps a flusher from trying. `batch_bytes` is what fits into one request on a slow
+    uplink; None where that was never too much.
     """
 
     last_attempt: float | None = None
@@ -29,6 +30,7 @@ class FlushState:
     failures: int = 0
     next_attempt: float | None = None
     delay_s: float = 0.0
+    batch_bytes: int | None = None
 
     @property
     def waiting(self) -> Waiting | None:
@@ -48,6 +50,7 @@ def load(paths: Paths) -> FlushState:
             failures=max(0, int(fields.get("failures", 0))),
             next_attempt=_number(fields.get("next_attempt")),
             delay_s=_number(fields.get("delay_s")) or 0.0,
+            batch_bytes=int(_number(fields.get("batch_bytes")) or 0) or None,
         )
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return FlushState()

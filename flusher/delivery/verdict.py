@@ -33,15 +33,20 @@ class Answer(NamedTuple):
     error: str = ""
     unusable: bool = False  # the request can't even be made here: certificates, proxy settings
     stuck: bool = False  # the request is still under way: no other can follow it
+    slow: bool = False  # its time ran out, while it was sent or before it was answered
     faulty: bool = False  # an event of the batch can't be written as a request
 
 
 class Verdict(NamedTuple):
-    """The decision, its reason in words for an operator, and the least wait before a retry (seconds)."""
+    """The decision, its reason in words for an operator, and the least wait before a retry (seconds).
+
+    `smaller`: the batch may be too large for the way to the server, so a retry should send less at once.
+    """
 
     action: Action
     reason: str
     retry_after_s: float | None = None
+    smaller: bool = False
 
 
 _STOPS = {
@@ -50,6 +55,8 @@ _STOPS = {
     403: "PostHog or a proxy forbids the request (403): check the key, and any proxy on the way",
     404: "there is no PostHog at this address (404): check the host",
 }
+# What a server says whose patience ended before the request did.
+_TOO_SLOW = 408
 _NOT_POSTHOG = "the answer is not PostHog's: is a proxy or a login page in the way?"
 
 
@@ -64,7 +71,7 @@ def judge(answer: Answer, now: datetime) -> Verdict:
         reason = answer.error or "no answer"
         if answer.faulty:
             return Verdict(Action.SPLIT, reason)
-        return Verdict(Action.STOP if answer.unusable else Action.RETRY, reason)
+        return Verdict(Action.STOP if answer.unusable else Action.RETRY, reason, smaller=answer.slow)
     if answer.redirected or 300 <= status < 400:  # noqa: PLR2004 - the classes of HTTP statuses
         return Verdict(
             Action.STOP,
@@ -79,8 +86,8 @@ def judge(answer: Answer, now: datetime) -> Verdict:
         return Verdict(Action.STOP, f"{_NOT_POSTHOG} ({status})", wait_s)
     if status in _STOPS:
         return Verdict(Action.STOP, _STOPS[status], wait_s)
-    if status in (408, 429) or status >= 500:  # noqa: PLR2004 - the classes of HTTP statuses
-        return Verdict(Action.RETRY, f"PostHog is busy or down ({status})", wait_s)
+    if status in (_TOO_SLOW, 429) or status >= 500:  # noqa: PLR2004 - the classes of HTTP statuses
+        return Verdict(Action.RETRY, f"PostHog is busy or down ({status})", wait_s, smaller=status == _TOO_SLOW)
     return Verdict(Action.SPLIT, f"rejected with {status}: {' '.join(answer.body.split())[:300]}")
 
 

@@ -7,7 +7,9 @@ import logging
 import os
 import ssl
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from json import dumps, loads
 from queue import SimpleQueue
 from typing import Any
@@ -17,6 +19,7 @@ import requests
 from posthog.request import determine_server_host, post
 from requests.adapters import HTTPAdapter
 
+from flusher.context import TIMEOUT_S
 from flusher.delivery.verdict import Answer
 from spool.errors import ConfigurationError
 from spool.launch.destination import Destination
@@ -24,8 +27,10 @@ from spool.queue import Row
 
 __all__ = ["Courier", "failure", "probe"]
 
-# The server may wait 20 s for Kafka before it answers.
-TIMEOUT_S = 30.0
+# An event by itself can't become smaller: it has as much longer as it takes over the slowest uplink.
+_SLOWEST_BYTES_PER_S = 4_000
+# For the last part of a body, which may be stuck for a while, and an answer that trickles in.
+_SLACK_S = 15.0
 _PATH = "/batch/"
 # A person waits for a probe; a host that takes longer to answer an empty batch has a problem.
 _PROBE_TIMEOUT_S = 10.0
@@ -38,9 +43,10 @@ _BUNDLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
 
 class Reply:
-    """The answer to a batch that is on its way."""
+    """The answer to a batch that is on its way. `longest_s`: later than that there will be none."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
+        self.longest_s = 2 * timeout_s + _SLACK_S
         self._done = threading.Event()
         self._answer: Answer | None = None
 
@@ -68,7 +74,7 @@ class Courier:
         self._destination = destination
         self._timeout_s = timeout_s
         self._session = _session(destination, env)
-        self._work: SimpleQueue[tuple[Sequence[Row], Reply] | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Sequence[Row], float, Reply] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="courier", daemon=True)
         self._thread.start()
         self.requests = 0
@@ -76,8 +82,11 @@ class Courier:
     def send(self, batch: Sequence[Row]) -> Reply:
         """Send a batch and return at once; the reply waits for the answer."""
         self.requests += 1
-        reply = Reply()
-        self._work.put((batch, reply))
+        timeout_s = self._timeout_s
+        if len(batch) == 1:
+            timeout_s += len(batch[0].text) / _SLOWEST_BYTES_PER_S
+        reply = Reply(timeout_s)
+        self._work.put((batch, timeout_s, reply))
         return reply
 
     def close(self) -> None:
@@ -86,23 +95,23 @@ class Courier:
 
     def _serve(self) -> None:
         while (item := self._work.get()) is not None:
-            batch, reply = item
+            batch, timeout_s, reply = item
             try:
                 events = ",".join(stored.text for stored in batch).encode("ascii")
             except Exception as error:  # noqa: BLE001 - this thread must answer, whatever lies in the queue
                 reply.settle(Answer(error=f"it can't be written as a request ({type(error).__name__})", faulty=True))
             else:
-                reply.settle(self._post(events))
+                reply.settle(self._post(events, timeout_s))
         self._session.close()
 
-    def _post(self, events: bytes) -> Answer:
+    def _post(self, events: bytes, timeout_s: float) -> Answer:
         self._session.events = events
         try:
             response = post(
                 self._destination.project_key or "",
                 determine_server_host(self._destination.host),
                 path=_PATH,
-                timeout=self._timeout_s,
+                timeout=timeout_s,
                 session=self._session,
                 historical_migration=False,
             )
@@ -128,7 +137,7 @@ def probe(destination: Destination, env: Mapping[str, str]) -> tuple[Answer, str
 def _answer(response: requests.Response, proxy_variable: str | None) -> Answer:
     """Read an answer with the first part of its body; an endless one is cut off."""
     if response.status_code == requests.codes.proxy_authentication_required and proxy_variable is not None:
-        return _refused_by_proxy(proxy_variable)
+        return _proxy_wants_password(proxy_variable)
     body = bytearray()
     for part in response.iter_content(_BODY_BYTES):
         body += part
@@ -146,27 +155,15 @@ def failure(error: Exception, proxy_variable: str | None = None) -> Answer:
     `proxy_variable` names the proxy that was on the way.
     """
     chain = _chain(error)
-    if any(isinstance(one, ssl.SSLCertVerificationError) for one in chain):
-        return Answer(error="the certificate of the host is not trusted", unusable=True)
     text = " ".join(str(one) for one in chain)
-    if proxy_variable is not None and "Tunnel connection failed: 407" in text:
-        return _refused_by_proxy(proxy_variable)
     if isinstance(error, requests.exceptions.ProxyError):
+        if "Tunnel connection failed: 407" in text:
+            return _proxy_wants_password(proxy_variable)
         return Answer(error=f"the proxy of {proxy_variable} can't be reached or refuses")
-    for kind, words in (
-        (requests.exceptions.SSLError, "the encrypted connection broke"),
-        (requests.exceptions.ConnectTimeout, "the host does not answer"),
-        (requests.exceptions.ReadTimeout, "the host took the request and did not answer in time"),
-    ):
-        if isinstance(error, kind):
-            return Answer(error=words)
-    for mark, words in (
-        ("NameResolutionError", "the host's name can't be resolved"),
-        ("Name or service not known", "the host's name can't be resolved"),
-        ("Connection refused", "the host refuses connections"),
-        ("Connection reset", "the connection was reset"),
-        ("unreachable", "the network is unreachable"),
-    ):
+    for kind, answer in _BY_KIND:
+        if any(isinstance(one, kind) for one in chain):
+            return answer
+    for mark, words in _BY_TEXT:
         if mark in text:
             return Answer(error=words)
     if isinstance(error, requests.RequestException | OSError) and not isinstance(error, ValueError):
@@ -174,7 +171,23 @@ def failure(error: Exception, proxy_variable: str | None = None) -> Answer:
     return Answer(error=f"no request can be made here ({type(error).__name__})", unusable=True)
 
 
-def _refused_by_proxy(variable: str) -> Answer:
+_BY_KIND: list[tuple[type[Exception], Answer]] = [
+    (ssl.SSLCertVerificationError, Answer(error="the certificate of the host is not trusted", unusable=True)),
+    (requests.exceptions.ConnectTimeout, Answer(error="the host does not answer")),
+    (requests.exceptions.ReadTimeout, Answer(error="the host took the request and did not answer in time", slow=True)),
+    (TimeoutError, Answer(error="the request could not be sent in time", slow=True)),
+    (requests.exceptions.SSLError, Answer(error="the encrypted connection broke")),
+]
+_BY_TEXT = [
+    ("NameResolutionError", "the host's name can't be resolved"),
+    ("Name or service not known", "the host's name can't be resolved"),
+    ("Connection refused", "the host refuses connections"),
+    ("Connection reset", "the connection was reset"),
+    ("unreachable", "the network is unreachable"),
+]
+
+
+def _proxy_wants_password(variable: str | None) -> Answer:
     return Answer(error=f"the proxy of {variable} asks for a user and a password: write them into it", unusable=True)
 
 
@@ -188,6 +201,20 @@ def _chain(error: BaseException) -> list[BaseException]:
             found.append(one)
             todo += [*one.args, getattr(one, "reason", None), one.__cause__, one.__context__]
     return found
+
+
+class _Upload(BytesIO):
+    """A body that is given up when its time is over: the timeout of a socket begins anew with each part of it."""
+
+    def __init__(self, body: bytes, timeout_s: float) -> None:
+        super().__init__(body)
+        self._until = time.monotonic() + timeout_s
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Give the next part; TimeoutError when the time is over."""
+        if time.monotonic() > self._until:
+            raise TimeoutError("the upload takes too long")
+        return super().read(size)
 
 
 class _Session(requests.Session):
@@ -206,7 +233,8 @@ class _Session(requests.Session):
         fields = [f"{dumps(name)}: {dumps(value)}" for name, value in loads(data).items()]
         body = b'{%b, "batch": [%b]}' % (", ".join(fields).encode(), self.events)
         headers = {**options.pop("headers", {}), "Content-Encoding": "gzip"}
-        return super().post(url, gzip.compress(body, _LEVEL, mtime=0), headers=headers, **options)
+        upload = _Upload(gzip.compress(body, _LEVEL, mtime=0), options["timeout"])
+        return super().post(url, upload, headers=headers, **options)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Give no redirect target for any answer: a redirect is an answer like any other."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,7 +14,7 @@ import pytest
 from spool import Telemetry
 from tests.support.local_posthog import LocalPostHog, redirect
 from tests.support.processes import KEY, ROOT, environment, flush, flush_json, run_python, status
-from tests.support.tls import certificate, needs_openssl
+from tests.support.tls import certificate, https, needs_openssl
 
 CANARY = "CANARY-4711"
 # A port where nobody listens: whoever gets a request meant for it was not asked by mistake.
@@ -193,33 +189,6 @@ def test_of_an_encrypted_request_a_proxy_learns_the_host_and_nothing_else(home: 
 
 
 # -- certificates -----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def https(pem: Path) -> Iterator[tuple[str, list[bytes]]]:
-    """An encrypted PostHog that says Ok to everything; gives its address and the bodies that it got."""
-    bodies: list[bytes] = []
-
-    class Ok(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.send_header("Content-Length", "15")
-            self.end_headers()
-            self.wfile.write(b'{"status":"Ok"}')
-
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Ok) as http:
-        http.socket = context.wrap_socket(http.socket, server_side=True)
-        thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield f"https://127.0.0.1:{http.server_address[1]}", bodies
-        http.shutdown()
-        thread.join()
 
 
 @needs_openssl
