@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flusher.counts import DeliveryCounts
+from flusher.delivery.expiry import uptime
 from spool.consent import Identity, consent
 from spool.home import Paths
 from spool.launch.destination import host_limits
@@ -134,6 +135,7 @@ class Context:
     stop: threading.Event = field(default_factory=threading.Event)
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.time
+    uptime: Callable[[], tuple[str, float]] = uptime
     started: float = field(default_factory=time.monotonic)
     report: RunReport = field(default_factory=RunReport)
     started_by: str = ""
@@ -153,13 +155,18 @@ class Context:
         return self.options.max_seconds - (time.monotonic() - self.started)
 
 
-def open_queue(paths: Paths, durability: Durability = "process", reserve: Path | None = None) -> Queue:
+def open_queue(
+    paths: Paths,
+    durability: Durability = "process",
+    reserve: Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Queue:
     """Give the queue for the flusher and its commands, which drop no event over a limit of count or bytes.
 
     Only a capture enforces the limits of count and bytes.
     """
     limits = host_limits(paths)._replace(max_events=2**53, max_bytes=2**53)
-    return Queue(paths, limits, durability, wait_s=WAIT_S, reserve=reserve)
+    return Queue(paths, limits, durability, wait_s=WAIT_S, reserve=reserve, clock=clock)
 
 
 @contextmanager

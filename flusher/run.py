@@ -1,10 +1,11 @@
-"""One pass of the flusher: absorb, recover, expire, report losses, deliver until empty or told to stop, remember."""
+"""One pass of the flusher: absorb, recover, report losses, deliver until empty or told to stop, expire, remember."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,11 +13,12 @@ from datetime import UTC, datetime
 from flusher import journal
 from flusher.absorb import absorb
 from flusher.context import REJECTED_REASON, Context, Result, RunReport, open_queue
-from flusher.delivery import backoff, state
+from flusher.delivery import backoff, expiry, state
+from flusher.delivery.expiry import FailedRun
 from flusher.delivery.gather import BATCH_BYTES
 from flusher.text import moment
 from spool.beside.spans import recover
-from spool.consent import Identity, consent
+from spool.consent import Identity, consent, read_stored
 from spool.consent.opt_out import wipe_once
 from spool.errors import ConfigurationError, LockBusyError, SpoolError
 from spool.event import compose, envelope, freeze, host_facts
@@ -30,6 +32,8 @@ __all__ = ["run"]
 # Taking out what was delivered needs some space before it gives any back: one batch of 500 events of 1 KB touches
 # some 250 pages, which go through the log.
 _RESERVE_BYTES = 1024 * 1024
+# The contract's exit code for a destination that could not be reached, or refused.
+_FAILED = 75
 
 
 def run(context: Context) -> RunReport:
@@ -73,7 +77,7 @@ def _run(context: Context) -> None:
         report.result = Result.BUSY
         return
     # A file aside may have been acknowledged with `power`: so the commits that absorb it survive a power cut.
-    queue = open_queue(paths, "power", paths.reserve)
+    queue = open_queue(paths, "power", paths.reserve, context.clock)
     try:
         _pass(context, queue)
         context.account = queue.account()
@@ -93,7 +97,6 @@ def _pass(context: Context, queue: Queue) -> None:
     taken = absorb(context.paths, queue, context.identity.install_id, host_catalogue(context.paths))
     report.absorbed, report.rejected = taken.events, taken.rejected
     report.recovered_spans = recover(context.paths, queue)
-    report.expired = queue.expire()
     _report_losses(queue, context.identity, context.clock())
     if queue.account().pending == 0:
         if report.rejected:
@@ -156,7 +159,28 @@ def _deliver(context: Context, queue: Queue, destination: Destination, before: s
         courier.close()
         report.requests = courier.requests
     fits = drain.most_bytes if drain.most_bytes < BATCH_BYTES else None
-    _remember(context, replace(before, batch_bytes=fits), retry_after_s)
+    failed = before.failed_runs
+    if report.result.exit_code == _FAILED:
+        failed = _expire(context, queue, failed)
+    elif report.result in (Result.DELIVERED, Result.REJECTED):
+        failed = ()
+    _remember(context, replace(before, batch_bytes=fits, failed_runs=failed), retry_after_s)
+
+
+def _expire(context: Context, queue: Queue, runs: Sequence[FailedRun]) -> tuple[FailedRun, ...]:
+    """Drop what this run, which could not deliver, and one at least a day before it found too old.
+
+    Gives the runs to remember, this one among them if it is a day after the last one.
+    """
+    max_age_s, now = queue.limits.max_age_s, context.clock()
+    this = FailedRun(now, queue.account().sequence, *context.uptime())
+    first = expiry.earliest(read_stored(context.paths.identity).created_at, now)
+    earlier = expiry.plausible(runs, now, first)
+    if now < first or (earlier and expiry.elapsed_s(earlier[-1], this) < expiry.apart_s(max_age_s)):
+        return tuple(earlier)
+    if earlier:
+        context.report.expired = queue.expire(lambda row: expiry.is_too_old(row, earlier, now, max_age_s, first))
+    return expiry.noted([*earlier, this], max_age_s)
 
 
 def _check_emptied(context: Context, queue: Queue) -> None:
@@ -169,7 +193,7 @@ def _remember(context: Context, before: state.FlushState, retry_after_s: float |
     """Store the outcome of this run for all processes, and when the next one may try."""
     report, now = context.report, context.clock()
     after = replace(before, last_attempt=now, last_result=report.result.value, reason=report.reason)
-    if report.result.exit_code == 75:  # noqa: PLR2004 - the contract's code for a destination that failed
+    if report.result.exit_code == _FAILED:
         failures = before.failures + 1
         waiting = backoff.after_failure(
             failures, now, context.rng, retry_after_s=retry_after_s, slow=report.result is Result.REFUSED

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flusher.delivery.backoff import Waiting
+from flusher.delivery.expiry import FailedRun
 from spool.home import Paths, private_folder, read_bounded, write_atomic
 
 __all__ = ["FlushState", "load", "store"]
 
 
 _LATEST = 4e9
+# More than are ever noted.
+_MOST_RUNS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class FlushState:
     """What the last runs left for the next. Times are seconds since the epoch.
 
     `next_attempt` None: nothing keeps a flusher from trying. `batch_bytes` is what fits into one request on a slow
-    uplink; None where that was never too much.
+    uplink; None where that was never too much. `failed_runs` are those since the last success, at least a day apart.
     """
 
     last_attempt: float | None = None
@@ -31,6 +34,7 @@ class FlushState:
     next_attempt: float | None = None
     delay_s: float = 0.0
     batch_bytes: int | None = None
+    failed_runs: tuple[FailedRun, ...] = ()
 
     @property
     def waiting(self) -> Waiting | None:
@@ -51,6 +55,7 @@ def load(paths: Paths) -> FlushState:
             next_attempt=_number(fields.get("next_attempt")),
             delay_s=_number(fields.get("delay_s")) or 0.0,
             batch_bytes=int(_number(fields.get("batch_bytes")) or 0) or None,
+            failed_runs=_failed_runs(fields.get("failed_runs")),
         )
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return FlushState()
@@ -59,6 +64,18 @@ def load(paths: Paths) -> FlushState:
 def _number(value: Any) -> float | None:
     """Take a number that can be a moment or a wait: from 1970 to the year 2096."""
     return float(value) if isinstance(value, int | float) and 0 <= value < _LATEST else None
+
+
+def _failed_runs(value: Any) -> tuple[FailedRun, ...]:
+    """Take the runs that read; others are as if they had never been, and so nothing expires by them."""
+    found = []
+    for item in value if isinstance(value, list) else []:
+        match item:
+            case [at, int(last_number), str(boot), uptime_s] if (
+                _number(at) is not None and _number(uptime_s) is not None
+            ):
+                found.append(FailedRun(float(at), last_number, boot, float(uptime_s)))
+    return tuple(found[-_MOST_RUNS:])
 
 
 def store(paths: Paths, state: FlushState) -> None:

@@ -47,10 +47,11 @@ class Identity(NamedTuple):
 
 
 class TelemetryFile(NamedTuple):
-    """What `telemetry.json` holds: what it says, and the install id where it could be read."""
+    """What `telemetry.json` holds: what it says, and the install id and its creation where they could be read."""
 
     file: FileState
     install_id: str | None = None
+    created_at: str = ""
 
 
 class Consent(NamedTuple):
@@ -76,7 +77,8 @@ def parse(data: bytes) -> TelemetryFile:
         return TelemetryFile(FileState.UNREADABLE)
     if not isinstance(fields, dict) or not _is_ktx_shape(fields):
         return TelemetryFile(FileState.UNREADABLE)
-    return TelemetryFile(FileState.ENABLED if fields["enabled"] else FileState.DISABLED, fields["installId"])
+    file = FileState.ENABLED if fields["enabled"] else FileState.DISABLED
+    return TelemetryFile(file, fields["installId"], fields["createdAt"])
 
 
 def _is_ktx_shape(fields: dict[str, Any]) -> bool:

@@ -18,7 +18,10 @@ __all__ = ["Account", "account", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The account at one moment, with what waits in bytes and since when (seconds since the epoch)."""
+    """The account at one moment, with what waits in bytes and since when (seconds since the epoch).
+
+    `sequence` is the last number that was given.
+    """
 
     captured: int = 0
     delivered: int = 0
@@ -27,6 +30,7 @@ class Account:
     losses: dict[str, int] = field(default_factory=dict)
     pending_bytes: int = 0
     oldest_at: float | None = None
+    sequence: int = 0
 
     @property
     def lost(self) -> int:
@@ -66,6 +70,7 @@ def account(transaction: Transaction) -> Account:
         losses=dict(ledger.lost),
         pending_bytes=size,
         oldest_at=oldest[0].stored_at if oldest else None,
+        sequence=sequence,
     )
 
 

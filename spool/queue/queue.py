@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -225,9 +226,13 @@ class Queue:
         """
         return self._do(Transaction.settle, list(acknowledged), list(rejected), self._clock())
 
-    def expire(self) -> int:
-        """Drop what is older than `Limits.max_age_s`, counted. Gives how many."""
-        return self._in_chunks(Transaction.expire, self._clock() - self.limits.max_age_s, CHUNK)
+    def expire(self, is_too_old: Callable[[Row], bool]) -> int:
+        """Drop the events of which this is true, counted. Gives how many. All are read, a page at a time."""
+        total = 0
+        rows = filter(is_too_old, self.gather())
+        while chunk := list(islice(rows, CHUNK)):
+            total += self._do(Transaction.expire, chunk)
+        return total
 
     def purge(self, cause: str = "purged") -> int:
         """Drop every pending event, counted under `cause`. Gives how many."""

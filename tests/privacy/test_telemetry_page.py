@@ -11,18 +11,19 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from flusher.context import Context, Options, Result
+from flusher.run import run
 from spool import Limits, Telemetry
 from spool.exception.redaction import redact
 from spool.home import Paths
-from spool.queue import Queue
 from spool.settings import VERSION
-from tests.support.damage import text
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY, ROOT, environment, flush, flush_json, run_python, status
 
@@ -76,7 +77,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
     ),
     "`~/.ktx/spool/destination.json`: where events go, the limits, and which catalogue holds.": PLACES,
     "`~/.ktx/spool/emitted.json`: how often each version of ktx captured which event, by command.": PLACES,
-    "`~/.ktx/spool/flush.json`: when the last attempt was made, and the next may be.": PLACES,
+    "`~/.ktx/spool/flush.json`: when attempts were made and the next may be, how much fits into one, and the id that "
+    "Linux gave to this boot.": PLACES,
     "`~/.ktx/spool/doctor-...`: a copy of the queue, only while `ktx-flush doctor` runs.": (
         "test_what_a_killed_doctor_leaves_is_removed_by_the_next_or_by_an_opt_out",
     ),
@@ -100,7 +102,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "An event leaves the queue when PostHog has acknowledged it.": (
         "test_whatever_the_server_does_wrong_the_queue_holds_everything",
     ),
-    "What has waited for 30 days is deleted at the next run of `ktx-flush`.": (
+    "What has waited for 30 days is deleted when two runs of `ktx-flush` at least a day apart could not deliver it.": (
         "test_limits_are_those_of_the_page_and_what_they_delete_is_counted",
     ),
     "Of more than 10,000 events or 64 MiB the oldest are deleted.": (
@@ -319,7 +321,8 @@ def test_each_place_on_the_page_holds_what_the_page_says(tmp_path: Path) -> None
     (version,) = json.loads((home / "spool/emitted.json").read_text())["versions"]
     assert version["commands"] == {"ktx ingest": {"error": {"runs": 1, "events": {"command": 1}}}}
     assert flush(home, "run", "--max-retries", "0").returncode == 75
-    assert {"last_attempt", "next_attempt"} <= set(json.loads((home / "spool/flush.json").read_text()))
+    state = json.loads((home / "spool/flush.json").read_text())
+    assert {"last_attempt", "next_attempt", "batch_bytes", "failed_runs"} <= set(state)
     assert {"result", "sent"} <= set(json.loads((home / "spool/flush.log").read_text()))
     assert flush(home, "report").returncode == 0
     assert b"no such table" in (home / "spool/report.html").read_bytes()
@@ -357,11 +360,11 @@ def test_limits_are_those_of_the_page_and_what_they_delete_is_counted(limits: Li
     assert Limits() == Limits(max_events=10_000, max_bytes=64 * 2**20, max_age_s=30 * 24 * 3600.0)
     telemetry = Telemetry("ktx", "1", KEY, "http://127.0.0.1:9", home, limits=limits, flush="never")
     if cause == "expired":
-        earlier = Queue(Paths(home), wait_s=5.0, clock=lambda: time.time() - 100)
-        earlier.append_all(text(number) for number in range(6))
-        earlier.close()
-        assert telemetry.capture("scan_completed", {"number": 6})
-        assert flush(home, "run", "--max-retries", "0").returncode == 75
+        for numbers, days in ((range(6), 0.1), (range(6, 7), 2.0)):  # one that the first run did not see stays
+            assert all(telemetry.capture("scan_completed", {"number": number}) for number in numbers)
+            ends = Context("ktx", Paths(home), Options(force=True, max_retries=0), uptime=lambda: ("", 0.0))
+            ends.clock = partial(sum, (time.time(), days * 24 * 3600.0))
+            assert run(ends).result is Result.UNREACHABLE
     else:
         for number in range(6):
             assert telemetry.capture("scan_completed", {"number": number})

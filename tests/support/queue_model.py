@@ -89,4 +89,5 @@ class Model:
             losses={cause: count for cause, count in self.lost.items() if count},
             pending_bytes=self.size(),
             oldest_at=self.pending[min(self.pending)][0] if self.pending else None,
+            sequence=self.sequence,
         )
