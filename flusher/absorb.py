@@ -83,7 +83,8 @@ def _remove(path: Path) -> None:
 def _sweep(paths: Paths) -> None:
     """Delete drafts that are older than a day: their writers were killed before they acknowledged the event."""
     for entry in os.scandir(paths.aside):
-        if entry.name[0] == "." and time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S:
+        age_s = abs(time.time() - entry.stat(follow_symlinks=False).st_mtime)  # a clock may have been set back
+        if entry.name[0] == "." and age_s > _STALE_S:
             _remove(Path(entry.path))
 
 

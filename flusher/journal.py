@@ -76,8 +76,9 @@ def record(context: Context) -> None:
 
 def _logged(context: Context) -> LoggedRun:
     report = context.report
+    began_at = datetime.fromtimestamp(max(0.0, context.clock() - report.seconds), UTC)
     return LoggedRun(
-        started_at=datetime.fromtimestamp(context.clock() - report.seconds, UTC).isoformat(timespec="milliseconds"),
+        started_at=began_at.isoformat(timespec="milliseconds"),
         started_by=context.started_by,
         exit_code=report.result.exit_code,
         losses=context.account.losses,

@@ -119,7 +119,11 @@ CHANCES = {
     "signal": 0.25,
     "server fault": 0.1,
     "full disk": 0.01,
+    "clock": 0.15,
 }
+# By which a flusher may be off. Two runs are never further apart than the first of them is from now, so nothing expires.
+CLOCKS = ["+400d", "-400d", "@1970-01-02 00:00:00"]
+FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 
 
 @dataclass
@@ -172,11 +176,18 @@ class Soak:
         said.parent.mkdir()
         with said.open("wb") as out, said.with_suffix(".err").open("wb") as err:
             words = [sys.executable, *map(str, [said if word is SAID else word for word in command])]
-            process = subprocess.Popen(words, env=environment(), stdout=out, stderr=err)
+            process = subprocess.Popen(words, env=self.environment(kind), stdout=out, stderr=err)
         # Half of the flushers are killed, most of them early: that is where they absorb and settle.
         doomed = kind == "flusher" and self.happens("death")
         dies_at = time.monotonic() + self.rng.uniform(0.1, 1.2) if doomed else None
         self.actors.append(Actor(kind, process, said, dies_at))
+
+    def environment(self, kind: str) -> dict[str, str]:
+        """Give the environment of a process; some flushers have another clock."""
+        if kind != "flusher" or FAKETIME is None or not self.happens("clock"):
+            return environment()
+        self.books.done["wrong clocks"] += 1
+        return environment(LD_PRELOAD=str(FAKETIME), FAKETIME=self.rng.choice(CLOCKS))
 
     def tick(self) -> None:
         """Let one thing happen, perhaps."""

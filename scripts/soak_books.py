@@ -109,6 +109,7 @@ class Books:
         self._check(len(self.numbers) == len(self.arrived), "two events have one number")
         self._check(account["captured"] == others, "the account does not add up")
         self._check(account["lost"] == sum(losses.values()), "the losses do not add up")
+        self._check("expired" not in losses, f"{losses.get('expired')} events expired by a clock that jumped")
         self._check(account["pending"] == 0 and report["aside"] == 0, "something is still pending")
         self._check(unacknowledged >= 0, "more is counted as delivered than arrived")
         self._check(account["dead"] == len(dead), "the dead letters are miscounted")

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Self
 __all__ = [
     "DEFAULT_HOST",
     "GUARD",
+    "LONGEST_S",
     "MOST_EVENT_BYTES",
     "TESTING",
     "VERSION",
@@ -27,6 +28,9 @@ TESTING = "KTX_SPOOL_TESTING"
 
 # Set in a flusher's environment, and by the guard kit: nothing that runs there starts a flusher.
 GUARD = "KTX_SPOOL_FLUSHER"
+
+# No command lasts for a year: so long a time is that of a clock that jumped.
+LONGEST_S = 366 * 24 * 3600.0
 
 # PostHog takes no larger event.
 MOST_EVENT_BYTES = 1_000_000

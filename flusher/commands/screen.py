@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flusher.commands.shared import person_reads
+from flusher.delivery.backoff import is_due
 from flusher.events import StoredEvent
 from flusher.report.status import Status
 from flusher.schedule.method import Plan
@@ -107,11 +108,13 @@ def _last(status: Status) -> str:
     flush = status.flush
     if flush.last_attempt is None:
         return "never"
-    text = f"{_ago(flush.last_attempt)}: {flush.last_result}"
+    ahead = flush.last_attempt > time.time()
+    text = f"{'by a clock ahead of this one, ' if ahead else ''}{_ago(flush.last_attempt)}: {flush.last_result}"
     if flush.reason:
         text += f", {flush.reason}"
     if flush.next_attempt:
-        text += f"; next attempt {_ago(flush.next_attempt)}" if flush.next_attempt > time.time() else "; due again"
+        waits = not is_due(flush.waiting, time.time())
+        text += f"; next attempt {_ago(flush.next_attempt)}" if waits else "; due again"
     return text
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
+from spool.launch.start import is_over
+
 __all__ = ["MOST_S", "Waiting", "after_failure", "in_run_retries", "in_run_wait_s", "is_due"]
 
 # Between two runs: a minute at first (an outage is rarely shorter), doubled with every failure in a row.
@@ -54,12 +56,5 @@ def after_failure(
 
 
 def is_due(waiting: Waiting | None, now: float) -> bool:
-    """Tell whether an attempt may be made.
-
-    After a clock was set back the rest would be longer than the whole wait: then the wait is void, so no clock stops
-    the flusher for longer than what was decided.
-    """
-    if waiting is None:
-        return True
-    rest_s = waiting.until - now
-    return rest_s <= 0 or rest_s > waiting.delay_s + 1.0
+    """Tell whether an attempt may be made."""
+    return waiting is None or is_over(waiting.until, waiting.delay_s, now)

@@ -14,11 +14,22 @@ from typing import NamedTuple
 
 from spool.queue import Row
 
-__all__ = ["FailedRun", "age_s", "apart_s", "earliest", "elapsed_s", "is_too_old", "noted", "plausible", "uptime"]
+__all__ = [
+    "FIRST_YEAR",
+    "FailedRun",
+    "age_s",
+    "apart_s",
+    "earliest",
+    "elapsed_s",
+    "is_too_old",
+    "noted",
+    "plausible",
+    "uptime",
+]
 
 _DAY_S = 24 * 3600.0
 # PostHog's first year: no event of ours is older, and clocks that lost their time begin before.
-_FIRST_YEAR = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+FIRST_YEAR = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
 # Of a maximal age, so that few runs are noted however high it is.
 _MOST_NOTED = 32
 
@@ -64,8 +75,8 @@ def earliest(created_at: str, now: float) -> float:
     try:
         created = datetime.fromisoformat(created_at).timestamp()
     except (ValueError, OverflowError):
-        return _FIRST_YEAR
-    return created if _FIRST_YEAR < created <= now else _FIRST_YEAR
+        return FIRST_YEAR
+    return created if FIRST_YEAR < created <= now else FIRST_YEAR
 
 
 def age_s(stored_at: float, earliest: float, now: float) -> float:
@@ -74,13 +85,8 @@ def age_s(stored_at: float, earliest: float, now: float) -> float:
 
 
 def plausible(runs: Sequence[FailedRun], now: float, earliest: float) -> list[FailedRun]:
-    """Give the noted runs as far as they can be true, in order: none is before the install, none ahead of now."""
-    found: list[FailedRun] = []
-    for run in runs:
-        if run.at >= earliest:
-            at = max(min(run.at, now), found[-1].at if found else earliest)
-            found.append(run._replace(at=at))
-    return found
+    """Give the noted runs that can be true: none is before the install, none ahead of now."""
+    return [run for run in runs if earliest <= run.at <= now]
 
 
 def noted(runs: Sequence[FailedRun], max_age_s: float) -> tuple[FailedRun, ...]:

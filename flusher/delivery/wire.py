@@ -172,7 +172,10 @@ def failure(error: Exception, proxy_variable: str | None = None) -> Answer:
 
 
 _BY_KIND: list[tuple[type[Exception], Answer]] = [
-    (ssl.SSLCertVerificationError, Answer(error="the certificate of the host is not trusted", unusable=True)),
+    (
+        ssl.SSLCertVerificationError,
+        Answer(error="the certificate of the host is not trusted (is this machine's clock right?)", unusable=True),
+    ),
     (requests.exceptions.ConnectTimeout, Answer(error="the host does not answer")),
     (requests.exceptions.ReadTimeout, Answer(error="the host took the request and did not answer in time", slow=True)),
     (TimeoutError, Answer(error="the request could not be sent in time", slow=True)),

@@ -198,7 +198,9 @@ def _stale(one: Installed, own: str, gone: str, tool: str) -> Finding:
 def flusher(state: FlushState, waiting: int, oldest_age_s: float | None, now: float, tool: str) -> Finding:
     """Say whether events have waited for more than a day while no run succeeded."""
     success = state.last_success
-    ago = "never" if success is None else f"{max(0.0, now - success) / 3600:.1f} h ago"
+    if success is not None and success > now:
+        success = None  # a clock that was ahead: nothing is known of it
+    ago = "never" if success is None else f"{(now - success) / 3600:.1f} h ago"
     last = f"; the last attempt: {state.last_result}, {state.reason}" if state.failures else ""
     what = f"{waiting:,} events wait; last success: {ago}{last}"
     overdue = (oldest_age_s or 0.0) > _DAY_S and (success is None or now - success > _DAY_S)

@@ -98,7 +98,8 @@ def scratch(paths: Paths) -> Iterator[Path]:
     """
     parent = paths.spool if paths.spool.is_dir() else paths.home
     for entry in list(os.scandir(parent)):
-        if entry.name.startswith(_PREFIX) and time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S:
+        age_s = abs(time.time() - entry.stat(follow_symlinks=False).st_mtime)  # a clock may have been set back
+        if entry.name.startswith(_PREFIX) and age_s > _STALE_S:
             shutil.rmtree(entry.path, ignore_errors=True)
     folder = parent / f"{_PREFIX}{os.urandom(4).hex()}"
     try:  # before it is made: a Ctrl-C in between would leave it there

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flusher.delivery import state
+from flusher.delivery import expiry, state
 from flusher.doctor import checks
 from flusher.doctor.disk import (
     Inspected,
@@ -30,7 +30,7 @@ from flusher.schedule.method import stale
 from flusher.schedule.planner import look_at_all, tool
 from flusher.schedule.timetable import entry_name
 from spool.beside import aside, loss_reasons
-from spool.consent import consent
+from spool.consent import consent, read_stored
 from spool.errors import ConfigurationError, SpoolError
 from spool.event import compose, envelope, freeze, host_facts
 from spool.home import Paths, file_system, is_network
@@ -233,7 +233,8 @@ class _Examination:
                 moments.append(os.stat(path).st_mtime)
             except OSError:
                 continue  # absorbed since it was listed
-        oldest_age_s = now - min(moments) if moments else None
+        first = expiry.earliest(read_stored(self.paths.identity).created_at, now)
+        oldest_age_s = expiry.age_s(min(moments), first, now) if moments else None
         waiting = inspected.account.pending + len(beside)
         self.findings.append(checks.flusher(state.load(self.paths), waiting, oldest_age_s, now, self.tool))
 

@@ -9,13 +9,14 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from flusher.context import open_queue
-from flusher.delivery import state
+from flusher.delivery import expiry, state
+from flusher.delivery.backoff import is_due
 from flusher.schedule.method import Plan
 from flusher.schedule.planner import look
 from flusher.text import moment
 from spool.beside import aside, loss_reasons
 from spool.beside.loss_reasons import LossReason
-from spool.consent import Identity, consent
+from spool.consent import Identity, consent, read_stored
 from spool.errors import ConfigurationError, SpoolError
 from spool.home import Paths
 from spool.launch.destination import resolve
@@ -40,6 +41,12 @@ class Status:
     schedule: Plan = field(default_factory=Plan)
     last_losses: list[LossReason] = field(default_factory=list)
 
+    @property
+    def next_attempt(self) -> float | None:
+        """When the next attempt may be made; None also where the clock was set back since, so that it may be now."""
+        waiting, now = self.flush.waiting, time.time()
+        return None if waiting is None or (waiting.until > now and is_due(waiting, now)) else waiting.until
+
     def as_json(self) -> dict[str, object]:
         """Give the status under the contract's names."""
         return {
@@ -56,7 +63,7 @@ class Status:
             "last_result": self.flush.last_result or None,
             "reason": self.flush.reason or None,
             "failures": self.flush.failures,
-            "next_attempt": moment(self.flush.next_attempt),
+            "next_attempt": moment(self.next_attempt),
             "accounting": None if self.problem else self.account.as_json(),
             "losses": self.account.losses,
             "last_losses": [reason._asdict() for reason in self.last_losses],
@@ -80,14 +87,15 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
             beside = sum(path.name not in known for path in aside.files(paths))
         except SpoolError as error:
             problem = str(error)
-    oldest = account.oldest_at
+    oldest, now = account.oldest_at, time.time()
+    first = expiry.earliest(read_stored(paths.identity).created_at, now)
     return Status(
         identity=consent(app, paths, env).identity,
         account=account.with_aside(beside),
         aside=beside,
         open_spans=_count(paths.spans),
         bytes=_bytes(paths.spool),
-        oldest_age_s=None if oldest is None else round(max(0.0, time.time() - oldest), 3),
+        oldest_age_s=None if oldest is None else round(expiry.age_s(oldest, first, now), 3),
         flush=state.load(paths),
         destination=_destination(app, paths, env),
         problem=problem,

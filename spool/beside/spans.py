@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from spool.errors import LockBusyError, SpoolError, UnavailableError
 from spool.event import encode_message, rfc3339
 from spool.home import Paths, private_folder, publish, read_bounded, write_new
 from spool.queue import FileLock, Queue
+from spool.settings import LONGEST_S
 
 __all__ = ["OpenSpan", "recover"]
 
@@ -42,6 +43,7 @@ class OpenSpan:
         `message` is the event of the command in case it is killed.
         """
         self._path = paths.span(uuid)
+        self._began_s = _seconds(message["timestamp"])
         draft = self._path.with_name(f".{self._path.name}")
         self._lock = FileLock(draft, create=False)
         try:
@@ -57,11 +59,15 @@ class OpenSpan:
             raise UnavailableError(f"the command's span can't be written: {error}") from error
         self._lock.path = self._path
 
-    def touch(self) -> None:
-        """Record that the process lives now: a killed command's duration ends here."""
+    def touch(self, lasted_s: float) -> None:
+        """Record that the command has lasted so long by now: a killed command's duration ends here.
+
+        The file's time is the command's beginning and this, whatever the clock says by now: that may have jumped.
+        """
         self.holds()
-        with suppress(OSError):  # the home is gone, or read-only by now: the duration ends earlier
-            os.utime(self._path)
+        alive_until = self._began_s + lasted_s
+        with suppress(OSError, OverflowError):  # the home is gone, or read-only by now: the duration ends earlier
+            os.utime(self._path, (alive_until, alive_until))
 
     def holds(self) -> bool:
         """Lock the file again if the lock was lost. False where somebody has made an event of it meanwhile."""
@@ -136,22 +142,34 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _killed(data: bytes, uuid: str, alive_until: float) -> str:
-    """Write the event of a killed command, which lasted until the last moment at which it is known to have lived."""
+    """Write the event of a killed command, which lasted until the last moment at which it is known to have lived.
+
+    ValueError, KeyError or TypeError for what is no event of a command.
+    """
     message = json.loads(data)
-    started = datetime.fromisoformat(message["timestamp"]).timestamp()
-    lasted_s = max(0.0, alive_until - started)
+    lasted_s = alive_until - _seconds(message["timestamp"])
+    if not 0 <= lasted_s < LONGEST_S:  # a clock that jumped, or a file that somebody else touched
+        lasted_s = 0.0
     properties = {
         "durationMs": round(lasted_s * 1000, 3),
         **{name: value for name, value in message["properties"].items() if name != "durationMs"},
         "outcome": "aborted",
         "spool_recovered": "killed",
     }
-    moment = rfc3339(datetime.fromtimestamp(started + lasted_s, UTC))
+    try:
+        moment = rfc3339(datetime.fromisoformat(message["timestamp"]) + timedelta(seconds=lasted_s))
+    except OverflowError as error:
+        raise ValueError("its time is beyond the calendar") from error
     return encode_message({**message, "uuid": uuid, "timestamp": moment, "properties": properties})
+
+
+def _seconds(timestamp: str) -> float:
+    """Give an event's timestamp in seconds since the epoch."""
+    return (datetime.fromisoformat(timestamp) - datetime.fromtimestamp(0, UTC)).total_seconds()
 
 
 def _sweep(draft: Path) -> None:
     """Delete the draft of a process that was killed before its command began."""
     with suppress(OSError):
-        if time.time() - os.stat(draft).st_mtime > 24 * 3600:
+        if abs(time.time() - os.stat(draft).st_mtime) > 24 * 3600:  # from a day ahead, too: the clock was set back
             os.unlink(draft)

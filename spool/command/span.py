@@ -19,6 +19,7 @@ from spool.exception.outcome import OUTCOMES, Outcome, cause_of, is_usage, outco
 from spool.first_use import load
 from spool.guard import guarded
 from spool.host import Host, Surroundings
+from spool.settings import LONGEST_S
 
 if TYPE_CHECKING:
     from spool.beside.spans import OpenSpan
@@ -129,6 +130,7 @@ class CommandSpan:
             self._file = home.open_span(message)
             if before is not None:
                 before.forget()
+            self.touch()
 
     def _fields(self) -> dict[str, Any]:
         """Give the event's own fields."""
@@ -192,7 +194,12 @@ class CommandSpan:
     def touch(self) -> None:
         """Record that the command is alive."""
         if self._file is not None:
-            self._file.touch()
+            self._file.touch(self._lasted_s())
+
+    def _lasted_s(self) -> float:
+        """Give the seconds since the command began; 0 where the clock was exchanged meanwhile, as by freezegun."""
+        lasted_s = time.monotonic() - self._started_s
+        return lasted_s if 0 <= lasted_s < LONGEST_S else 0.0
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -251,7 +258,7 @@ class CommandSpan:
         identifiers = self._identifiers()
         self._uuid = None
         try:
-            duration_ms = round((time.monotonic() - self._started_s) * 1000, 3)
+            duration_ms = round(self._lasted_s() * 1000, 3)
             ending = {"outcome": "aborted"} if aborted else self._told(error)
             fields = {**self._fields(), "durationMs": duration_ms, **ending}
             if self._file is None or self._file.holds():  # else it was taken for killed, and has an event

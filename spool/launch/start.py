@@ -16,12 +16,16 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spool.errors import SpoolError
 from spool.home import Paths, read_bounded, streams_kept_free
 from spool.settings import GUARD, env_prefix, is_set
 
-__all__ = ["child_environment", "command", "is_due", "launch_if_due", "reaped", "run_and_wait", "waits"]
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = ["child_environment", "command", "is_due", "is_over", "launch_if_due", "reaped", "run_and_wait", "waits"]
 
 # A flusher takes its lock some 0.3 s after its start. Before that, and if it ends with no result to store, no other
 # process knows of it.
@@ -32,6 +36,9 @@ LAUNCH_PAUSE_S = 30.0
 # to end, and a person waits for that.
 _DETACH = '{ sleep 0.2; command -v nice >/dev/null && exec nice -n 10 "$@"; exec "$@"; } &'
 _SHELL = ("/bin/sh", "-c", _DETACH, "sh")
+_REAP_PAUSE_S = 0.0003
+# Nobody notices that a flush has ended so much later.
+_POLL_S = 0.005
 # What a flusher needs of a host's environment; the rest (PYTHON*, POSTHOG_*, LD_*) could redirect it.
 _KEPT = {
     "HOME", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SYSTEMROOT", "USERPROFILE", "APPDATA", "TEMP",
@@ -53,7 +60,7 @@ def is_due(paths: Paths, now: float, interval_s: float) -> bool:
     except (OSError, ValueError, RecursionError):
         pass  # no flush yet, or a broken file, which the next flush mends
     until, delay_s, success = (_number(state.get(name)) for name in ("next_attempt", "delay_s", "last_success"))
-    if until is not None and 0 < until - now <= (delay_s or 0.0) + 1.0:
+    if until is not None and not is_over(until, delay_s or 0.0, now):
         return False
     if success is not None and 0 <= now - success < interval_s:
         return False
@@ -62,6 +69,16 @@ def is_due(paths: Paths, now: float, interval_s: float) -> bool:
     except OSError:
         return True
     return not 0 <= now - launched < LAUNCH_PAUSE_S
+
+
+def is_over(until: float, delay_s: float, now: float) -> bool:
+    """Tell whether a stored wait is over: until that moment, and so long as it was decided.
+
+    After a clock was set back the rest would be longer than the whole wait: then it is void, so no clock stops the
+    flusher for longer than what was decided.
+    """
+    rest_s = until - now
+    return rest_s <= 0 or rest_s > delay_s + 1.0
 
 
 def _number(value: object) -> float | None:
@@ -108,7 +125,8 @@ def _claim(paths: Paths, interval_s: float) -> bool:
         with streams_kept_free():
             stamp = os.open(paths.launched, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         os.close(stamp)
-        os.utime(paths.launched)
+        now = time.time()  # not the system's time: in a host's test the clock may be another one
+        os.utime(paths.launched, (now, now))
         return True
 
 
@@ -137,7 +155,9 @@ def run_and_wait(app: str, paths: Paths, timeout_s: float) -> bool:
                 arguments, env=child_environment(app, os.environ), cwd=paths.spool, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
-        out, _err = child.communicate(timeout=timeout_s)
+        if not _ended(child, timeout_s):
+            return False
+        out, _err = child.communicate()
         report = json.loads(out)
     except (OSError, ValueError, subprocess.SubprocessError):
         return False
@@ -145,6 +165,21 @@ def run_and_wait(app: str, paths: Paths, timeout_s: float) -> bool:
 
 
 _DRAINED = ("delivered", "nothing to do")
+
+
+def _ended(child: subprocess.Popen[bytes], wait_s: float) -> bool:
+    """Wait at most `wait_s` for a child to end, also where the clock stands still: there `communicate` waits on.
+
+    Its report is short: it fits into the pipe.
+    """
+    deadline = time.monotonic() + wait_s
+    for _ in range(1 + round(wait_s / _POLL_S)):
+        if child.poll() is not None:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_S)
+    return False
 
 
 def _spawn(arguments: list[str], env: dict[str, str], reap_s: float) -> int | None:
@@ -189,13 +224,15 @@ def reaped(child: int, wait_s: float = 0.0) -> bool:
         return True
     deadline = time.monotonic() + wait_s
     try:
-        while os.waitpid(child, os.WNOHANG) == (0, 0):
+        for _ in range(1 + round(wait_s / _REAP_PAUSE_S)):  # the clock may stand still
+            if os.waitpid(child, os.WNOHANG) != (0, 0):
+                return True
             if time.monotonic() > deadline:
-                return False
-            time.sleep(0.0003)
-    except ChildProcessError:
-        pass  # the host ignores SIGCHLD, or another thread of it waits for all children
-    return True
+                break
+            time.sleep(_REAP_PAUSE_S)
+    except ChildProcessError:  # the host ignores SIGCHLD, or another thread of it waits for all children
+        return True
+    return False
 
 
 def _spawn_without_posix(arguments: list[str], env: dict[str, str]) -> None:

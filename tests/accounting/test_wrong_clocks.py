@@ -280,6 +280,7 @@ def test_a_backlog_captured_at_1970_arrives_with_its_times_once_the_clock_is_set
     assert flush_json(home, "run", "--force")["delivered"] == 4
     assert {event["uuid"]: event["timestamp"] for event in server.accepted} == listed
     assert all(moment.startswith("1970-01-01T00:1") for moment in listed.values())
+    assert json.loads(Paths(home).flush_log.read_text().splitlines()[-1])["longest_delay_s"] == 0.0
 
 
 def _listed(home: Path) -> str:
