@@ -121,7 +121,7 @@ CHANCES = {
     "full disk": 0.01,
     "clock": 0.15,
 }
-# By which a flusher may be off. Two runs are never further apart than the first of them is from now, so nothing expires.
+# By which a flusher may be off. Two runs are never further apart than the first is from now, so nothing expires.
 CLOCKS = ["+400d", "-400d", "@1970-01-02 00:00:00"]
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 
