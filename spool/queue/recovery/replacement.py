@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from spool.errors import SpoolError, UnavailableError
-from spool.home import Paths, private_folder, sync_folder, write_new
+from spool.errors import QueueDamagedError, UnavailableError, UnsafePathError
+from spool.home import Paths, private_folder, refuse_links, sync_folder, write_new
 from spool.queue.cache import Cache, Key, Value, new_cache, open_cache
 from spool.queue.connection import DATABASE, LOG, new_database
 from spool.queue.recovery.damaged import read_damaged
@@ -29,9 +29,12 @@ def create(paths: Paths, durability: Durability, timeout_s: float) -> None:
     """Create the first queue, whole or not at all.
 
     A `queue.new` that a killed process left is adopted if it was finished: it may hold what that process had salvaged.
+    UnavailableError where that can't be told for now, as without a free descriptor.
     """
     if paths.queue_staged.exists():
-        with suppress(SpoolError):  # not finished, so nothing is in it that isn't elsewhere
+        with suppress(QueueDamagedError, UnsafePathError):  # not finished, so nothing is in it that isn't elsewhere
+            private_folder(paths.queue_staged)
+            refuse_links(paths.queue_staged)
             open_cache(paths.queue_staged, "process", timeout_s).disconnect()
             os.rename(paths.queue_staged, paths.queue)
             return
