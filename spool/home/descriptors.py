@@ -89,7 +89,9 @@ def streams_kept_free() -> Iterator[None]:
     One that is closed is occupied meanwhile, by what can neither be read nor written (where the system has no such
     thing, not in the direction of the stream): a host that uses it meets the error that it meets without us.
     """
-    if not _Streams.blocks and not any(map(_is_closed, _STREAMS)):
+    with _Streams.lock:  # without a block under way nothing of ours stands there
+        all_open = not _Streams.blocks and not any(map(_is_closed, _STREAMS))
+    if all_open:
         yield
         return
     block = object()
