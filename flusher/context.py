@@ -16,7 +16,7 @@ from typing import Any
 from flusher.counts import DeliveryCounts
 from flusher.delivery.expiry import uptime
 from spool.consent import Identity, consent
-from spool.home import Paths
+from spool.home import Paths, Quarantine
 from spool.launch.destination import host_limits
 from spool.queue import FileLock, Queue
 from spool.queue.account import Account
@@ -85,7 +85,10 @@ class Options:
 
 @dataclass(slots=True)
 class RunReport:
-    """What one run did. `next_attempt` is RFC 3339, or None when nothing keeps the next run from trying."""
+    """What one run did. `next_attempt` is RFC 3339, or None when nothing keeps the next run from trying.
+
+    `set_aside` says what was in the way and went to quarantine, and what could not be moved there.
+    """
 
     delivered: int = 0
     rejected: int = 0
@@ -97,6 +100,7 @@ class RunReport:
     seconds: float = 0.0
     result: Result = Result.NOTHING
     reason: str = ""
+    set_aside: str = ""
     next_attempt: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -125,7 +129,8 @@ class Observer:
 class Context:
     """What a run works with: the spool, environment, clock, random numbers, when to stop; and what it found out.
 
-    `account` is the one at the end of the run. `started_by` is as in `flusher.journal.LoggedRun`.
+    `account` is the one at the end of the run, `quarantine` tells what was set aside in it. `started_by` is as in
+    `flusher.journal.LoggedRun`.
     """
 
     app: str
@@ -142,6 +147,10 @@ class Context:
     observer: Observer = field(default_factory=Observer)
     counts: DeliveryCounts = field(default_factory=DeliveryCounts)
     account: Account = field(default_factory=Account)
+    quarantine: Quarantine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.quarantine = Quarantine(self.paths)
 
     @property
     def identity(self) -> Identity:

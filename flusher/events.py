@@ -15,7 +15,7 @@ from flusher.text import printable
 from spool.beside import aside
 from spool.errors import ConfigurationError, LockBusyError
 from spool.event import check_stored, normalise
-from spool.home import Paths, read_bounded
+from spool.home import Paths, is_plain, read_bounded
 from spool.queue import Queue
 
 __all__ = ["StoredEvent", "dead", "find", "purge", "retry", "uuid_of", "waiting"]
@@ -67,7 +67,7 @@ def waiting(paths: Paths, queue: Queue) -> Iterator[StoredEvent]:
     files = aside.files(paths)
     taken = queue.absorbed_names() if files and queue.account().captured else set()
     for path in files:
-        if path.name in taken:
+        if path.name in taken or not is_plain(path):
             continue
         with contextlib.suppress(OSError, ValueError):
             text = normalise(check_stored(read_bounded(path, follow=False).decode()))

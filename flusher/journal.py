@@ -16,7 +16,7 @@ from typing import Any
 from flusher.context import Context, no_flusher
 from flusher.counts import DELAYS
 from spool.errors import SpoolError
-from spool.home import Paths, open_own, private_folder, read_bounded, write_atomic
+from spool.home import Paths, Quarantine, open_own, private_folder, read_bounded, write_atomic
 from spool.settings import VERSION
 
 __all__ = ["MOST_BYTES", "LoggedRun", "append", "logged_runs", "record"]
@@ -49,6 +49,7 @@ class LoggedRun:
     requests: int = 0
     losses: dict[str, int] = field(default_factory=dict)
     next_attempt: str | None = None
+    set_aside: str = ""
     sent: dict[str, int] = field(default_factory=dict)
     other_sent: int = 0
     delays: list[int] = field(default_factory=lambda: [0] * len(DELAYS))
@@ -94,6 +95,7 @@ def append(paths: Paths, run: LoggedRun) -> None:
     """Add a line, in one call. A log over the limit is cut, unless another flusher is at work. Never raises."""
     with suppress(OSError, SpoolError):
         private_folder(paths.spool)  # a link, or a folder of somebody else: nothing is written there
+        Quarantine(paths).clear(paths.flush_log, "file")
         if _write(paths, json.dumps(asdict(run), separators=(",", ":"))) > MOST_BYTES:
             with no_flusher(paths, 0.0):
                 _cut(paths)

@@ -17,12 +17,13 @@ from flusher.delivery import backoff, expiry, state
 from flusher.delivery.expiry import FailedRun
 from flusher.delivery.gather import BATCH_BYTES
 from flusher.text import moment
-from spool.beside.spans import recover
+from flusher.tidy import tidy
+from spool.beside.spans import recover_all
 from spool.consent import Identity, consent, read_stored
 from spool.consent.opt_out import wipe_once
 from spool.errors import ConfigurationError, LockBusyError, SpoolError
 from spool.event import compose, envelope, freeze, host_facts
-from spool.home import Paths, private_folder, write_new
+from spool.home import Paths, Quarantine, private_folder, write_new
 from spool.launch.destination import Destination, host_catalogue, resolve
 from spool.queue import FileLock, Queue
 from spool.settings import VERSION, Limits
@@ -34,6 +35,8 @@ __all__ = ["run"]
 _RESERVE_BYTES = 1024 * 1024
 # The contract's exit code for a destination that could not be reached, or refused.
 _FAILED = 75
+# The others have their reasons beside them in quarantine.
+_MOST_NAMED = 3
 
 
 def run(context: Context) -> RunReport:
@@ -52,6 +55,7 @@ def run(context: Context) -> RunReport:
         report.result, report.reason = Result.FAILED, f"internal error ({type(error).__name__})"
         raise
     finally:
+        report.set_aside = _told(context.quarantine)
         report.seconds = round(time.monotonic() - context.started, 3)
         journal.record(context)
     return report
@@ -70,6 +74,7 @@ def _run(context: Context) -> None:
     if not paths.spool.exists():
         return
     private_folder(paths.spool)
+    context.quarantine.clear(paths.flush_lock, "file")
     lock = FileLock(paths.flush_lock)
     try:
         lock.acquire(0.0)
@@ -93,10 +98,9 @@ def _pass(context: Context, queue: Queue) -> None:
     if context.options.dry_run:
         report.result, report.reason = Result.NOTHING, "dry run: nothing was sent or changed"
         return
+    tidy(context.paths, context.quarantine)
     queue.verify()
-    taken = absorb(context.paths, queue, context.identity.install_id, host_catalogue(context.paths))
-    report.absorbed, report.rejected = taken.events, taken.rejected
-    report.recovered_spans = recover(context.paths, queue)
+    _take_in(context, queue)
     _report_losses(queue, context.identity, context.clock())
     if queue.account().pending == 0:
         if report.rejected:
@@ -113,6 +117,26 @@ def _pass(context: Context, queue: Queue) -> None:
         report.next_attempt = moment(before.next_attempt)
         return
     _deliver(context, queue, destination, before)
+
+
+def _take_in(context: Context, queue: Queue) -> None:
+    """Bring into the queue what stands beside it. What is in the way of that is told, and stops nothing else."""
+    report, paths, quarantine = context.report, context.paths, context.quarantine
+    with quarantine.going_on(paths.aside):
+        taken = absorb(paths, queue, context.identity.install_id, host_catalogue(paths), quarantine)
+        report.absorbed, report.rejected = taken.events, taken.rejected
+    with quarantine.going_on(paths.spans):
+        report.recovered_spans = recover_all(paths, queue, quarantine)
+
+
+def _told(quarantine: Quarantine) -> str:
+    """Say what was set aside and what could not be: the first of it by name, the rest by number."""
+    parts = []
+    for verb, entries in (("set aside in quarantine", quarantine.taken), ("left where it is", quarantine.left)):
+        if entries:
+            more = f" and {len(entries) - _MOST_NAMED:,} more" if len(entries) > _MOST_NAMED else ""
+            parts.append(f"{verb}: {', '.join(entries[:_MOST_NAMED])}{more}")
+    return "; ".join(parts)
 
 
 def _report_losses(queue: Queue, identity: Identity, now: float) -> None:
@@ -134,7 +158,7 @@ def _report_losses(queue: Queue, identity: Identity, now: float) -> None:
 
 def _keep_reserve(paths: Paths) -> None:
     """Keep some space for a full disk, while the disk has four times as much."""
-    if os.path.exists(paths.reserve):
+    if os.path.lexists(paths.reserve):
         return
     with suppress(OSError):
         if shutil.disk_usage(paths.spool).free > 4 * _RESERVE_BYTES:
@@ -202,4 +226,5 @@ def _remember(context: Context, before: state.FlushState, retry_after_s: float |
     elif report.delivered or report.rejected:
         after = replace(after, last_success=now, failures=0, next_attempt=None, delay_s=0.0)
     report.next_attempt = moment(after.next_attempt)
-    state.store(context.paths, after)
+    with context.quarantine.going_on(context.paths.flush_state):  # else the next run may come too early, no more
+        state.store(context.paths, after)

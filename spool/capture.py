@@ -13,10 +13,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+from spool.beside import make_way
 from spool.consent import Consent, Identity
 from spool.consent.first_run import first_run, first_run_notice, say
 from spool.consent.opt_out import wipe_once
-from spool.errors import ConsentChangedError, InvalidEventError, SpoolError, UnavailableError
+from spool.errors import ConsentChangedError, InvalidEventError, SpoolError, UnavailableError, UnsafePathError
 from spool.event import Event, compose, envelope, freeze, host_facts
 from spool.home import Paths, signature
 from spool.host import MACHINE, Host, Receipt, Surroundings
@@ -87,8 +88,13 @@ def _first_run(host: Host, now: Surroundings, paths: Paths, consent: Consent) ->
     install_id = str(uuid4())
     identity = Identity(install_id, enabled=True, decided_by="first run")
     message = build(host, identity, "install_first_run", None, uuid=install_id)
+    text = freeze(message, host.options.limits.max_event_bytes).text
     try:
-        first = first_run(paths, install_id, freeze(message, host.options.limits.max_event_bytes).text)
+        try:
+            first = first_run(paths, install_id, text)
+        except UnsafePathError:
+            make_way(paths)
+            first = first_run(paths, install_id, text)
     except (OSError, SpoolError):
         return consent._replace(identity=Identity(None, enabled=False, decided_by="home not usable"))
     if first:

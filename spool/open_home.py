@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from spool.beside import LossNotes, aside
-from spool.errors import UnavailableError
-from spool.home import Paths, is_network
+from spool.beside import LossNotes, aside, make_way
+from spool.errors import UnavailableError, UnsafePathError
+from spool.home import Paths, is_network, is_odd
 from spool.launch import start
 from spool.settings import Durability, Limits
 
@@ -49,17 +49,22 @@ class OpenHome:
 
     def put_aside(self, uuid: str, text: str) -> None:
         """Write an event's file beside the queue. Raises SpoolError where not even that is possible."""
-        aside.put(self.paths, uuid, text, self._durability)
+        try:
+            aside.put(self.paths, uuid, text, self._durability)
+        except UnsafePathError:
+            make_way(self.paths)
+            aside.put(self.paths, uuid, text, self._durability)
         self._went_aside += 1
         if self._went_aside % _LOOK_EVERY == 1:  # where no flusher can ever absorb them, the oldest go, each counted
-            waiting = aside.files(self.paths)
-            for oldest in waiting[: max(0, len(waiting) - self._limits.max_events)]:
+            for oldest in aside.oldest_beyond(self.paths, self._limits.max_events):
                 self.losses.replace(oldest, "over_count")
 
     def open_span(self, message: Mapping[str, Any]) -> OpenSpan:
         """Write the event of a command in case it is killed. UnavailableError where that can't be done."""
         from spool.beside.spans import OpenSpan  # noqa: PLC0415 - for hosts that have commands
 
+        if is_odd(self.paths.spans, "folder"):
+            make_way(self.paths)
         return OpenSpan(self.paths, message["uuid"], message, durable=self._durability == "power")
 
     def count_lost(self, cause: str) -> None:
@@ -71,12 +76,12 @@ class OpenHome:
         self.losses.add(cause)
 
     def recover(self) -> None:
-        """Turn the spans of dead processes into their events, as a flusher would; a failure is left to the next run."""
+        """Turn some dead commands into their events, as a flusher does with all; a failure is left to that."""
         if not self.on_network:
-            with suppress(Exception):
-                from spool.beside.spans import recover  # noqa: PLC0415 - with the queue
+            with suppress(Exception):  # whatever others left there, the host's own event comes next
+                from spool.beside.spans import recover_some  # noqa: PLC0415 - with the queue
 
-                recover(self.paths, self.queue)
+                recover_some(self.paths, self.queue)
 
     def launch(self, app: str, interval_s: float, reap_s: float) -> None:
         """Start a detached flusher if one is due; reap a child of an earlier launch first."""

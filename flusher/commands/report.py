@@ -11,7 +11,7 @@ import typer
 from flusher.commands.shared import Json, Quiet, complain, new_file, opened, say
 from flusher.text import printable
 from spool.errors import ConfigurationError, UnsafePathError
-from spool.home import Paths, private_folder, read_bounded, write_atomic
+from spool.home import Paths, read_bounded, write_state
 
 if TYPE_CHECKING:
     from flusher.report.facts import Facts
@@ -69,8 +69,7 @@ def _write_into_spool(paths: Paths, page: bytes) -> Path:
             f"there is no spool in {paths.home}, so nothing to show: give --output FILE for an empty page"
         )
     try:
-        private_folder(paths.spool)
-        write_atomic(paths.report_page, page)
+        write_state(paths, paths.report_page, page)
     except (OSError, UnsafePathError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigurationError(f"{paths.report_page} can't be written: {why}; give --output FILE") from error

@@ -19,6 +19,8 @@ from spool.settings import GUARD
 
 __all__ = ["run_command"]
 
+_MOST_SAID = 1_000
+
 
 def run_command(  # noqa: PLR0913 - the options of the contract
     context: typer.Context,
@@ -84,6 +86,7 @@ def _line(report: RunReport) -> str:
     elif report.result is not Result.DELIVERED:
         why = f" ({printable(report.reason)})" if report.reason and not report.result.exit_code else ""
         line = f"{report.result.value}{why}: {line}"
+    line += f"; {printable(report.set_aside, _MOST_SAID)}" if report.set_aside else ""
     return f"{line}; next attempt {report.next_attempt}" if report.next_attempt else line
 
 

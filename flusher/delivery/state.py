@@ -8,7 +8,7 @@ from typing import Any
 
 from flusher.delivery.backoff import Waiting
 from flusher.delivery.expiry import FailedRun
-from spool.home import Paths, private_folder, read_bounded, write_atomic
+from spool.home import Paths, read_state, write_state
 
 __all__ = ["FlushState", "load", "store"]
 
@@ -44,8 +44,8 @@ class FlushState:
 
 def load(paths: Paths) -> FlushState:
     """Read the state. A missing or broken file gives an empty one: the next attempt may start, and writes it anew."""
+    fields = read_state(paths.flush_state) or {}
     try:
-        fields = json.loads(read_bounded(paths.flush_state))
         return FlushState(
             last_attempt=_number(fields.get("last_attempt")),
             last_success=_number(fields.get("last_success")),
@@ -57,7 +57,7 @@ def load(paths: Paths) -> FlushState:
             batch_bytes=int(_number(fields.get("batch_bytes")) or 0) or None,
             failed_runs=_failed_runs(fields.get("failed_runs")),
         )
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, OverflowError):
         return FlushState()
 
 
@@ -80,5 +80,4 @@ def _failed_runs(value: Any) -> tuple[FailedRun, ...]:
 
 def store(paths: Paths, state: FlushState) -> None:
     """Replace the file in one step. Raises OSError."""
-    private_folder(paths.spool)
-    write_atomic(paths.flush_state, json.dumps(asdict(state), indent=2).encode() + b"\n")
+    write_state(paths, paths.flush_state, json.dumps(asdict(state), indent=2).encode() + b"\n")

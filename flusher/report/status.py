@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from flusher.context import open_queue
 from flusher.delivery import expiry, state
@@ -18,8 +19,9 @@ from spool.beside import aside, loss_reasons
 from spool.beside.loss_reasons import LossReason
 from spool.consent import Identity, consent, read_stored
 from spool.errors import ConfigurationError, SpoolError
-from spool.home import Paths
+from spool.home import Paths, listed
 from spool.launch.destination import resolve
+from spool.queue import REFUSED
 from spool.queue.account import Account
 
 __all__ = ["Status", "collect"]
@@ -84,7 +86,7 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
         try:
             account = queue.account()
             known = queue.absorbed_names() if account.captured else set()
-            beside = sum(path.name not in known for path in aside.files(paths))
+            beside = sum(not {path.name, REFUSED + path.name} & known for path in aside.files(paths))
         except SpoolError as error:
             problem = str(error)
     oldest, now = account.oldest_at, time.time()
@@ -112,17 +114,14 @@ def _destination(app: str, paths: Paths, env: Mapping[str, str]) -> dict[str, st
     return {"host": destination.host, "project_key": destination.project_key}
 
 
-def _count(folder: os.PathLike[str]) -> int:
-    try:
-        return sum(entry.name[0] != "." for entry in os.scandir(folder))
-    except OSError:
-        return 0
+def _count(folder: Path) -> int:
+    return sum(name[0] != "." for name in listed(folder))
 
 
 def _bytes(folder: os.PathLike[str]) -> int:
     total = 0
     for parent, _folders, names in os.walk(folder):
         for name in names:
-            with suppress(FileNotFoundError):  # gone since it was listed: the spool is in use
+            with suppress(OSError):  # gone since it was listed, for the spool is in use; or in a folder that is shut
                 total += os.lstat(os.path.join(parent, name)).st_size
     return total

@@ -7,5 +7,6 @@ needs it, and `sightings` are imported as modules.
 
 from spool.beside import aside
 from spool.beside.loss_notes import LossNotes
+from spool.beside.places import make_way
 
-__all__ = ["LossNotes", "aside"]
+__all__ = ["LossNotes", "aside", "make_way"]

@@ -14,12 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from spool.errors import DiskFullError, UnavailableError
-from spool.home import Paths, private_folder, publish, sync_folder, write_new
+from spool.home import Paths, listed, private_folder, publish, sync_folder, write_new
 from spool.settings import Durability
 
-__all__ = ["files", "put"]
+__all__ = ["files", "is_name", "oldest_beyond", "put"]
 
 _SUFFIX = ".json"
+# A host drops twice as many at once as can be added between two looks of its own: some 2 ms.
+_MOST_DROPS = 128
 
 
 def put(paths: Paths, uuid: str, text: str, durability: Durability = "process") -> Path:
@@ -49,8 +51,18 @@ def put(paths: Paths, uuid: str, text: str, durability: Durability = "process") 
 
 def files(paths: Paths) -> list[Path]:
     """Give the finished files, oldest first; an empty list where there is no such folder."""
-    try:
-        names = [entry.name for entry in os.scandir(paths.aside)]
-    except OSError:
-        return []
-    return [paths.aside / name for name in sorted(names) if name.endswith(_SUFFIX) and name[0] != "."]
+    return [paths.aside / name for name in sorted(filter(is_name, listed(paths.aside)))]
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a name in the folder is that of a finished file."""
+    return name.endswith(_SUFFIX) and name[0] != "."
+
+
+def oldest_beyond(paths: Paths, most: int) -> list[Path]:
+    """Give the oldest files, if there are more than `most`: some of those that are too many.
+
+    Looks at no more files than that takes, since a host waits for it.
+    """
+    names = [name for name in listed(paths.aside, most + _MOST_DROPS) if is_name(name)]
+    return [paths.aside / name for name in sorted(names)[: max(0, len(names) - most)]]

@@ -15,12 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from spool.home import Paths, private_folder, write_new
+from spool.beside.places import make_way
+from spool.errors import UnsafePathError
+from spool.home import Paths, listed, private_folder, write_new
 
 __all__ = ["CLAIMED", "LossNotes", "Note", "notes", "parse"]
 
 CLAIMED = ".claimed"
-_NAME = r"[0-9a-f-]+\.([a-z_]{1,40})\.([0-9]{1,9})\.lost(\.claimed)?"
+# A stem of ours has 29 characters; with a longer one the name might have no room for `.claimed`.
+_NAME = r"[0-9a-f-]{1,60}\.([a-z_]{1,40})\.([0-9]{1,9})\.lost(\.claimed)?"
 
 
 class Note(NamedTuple):
@@ -38,10 +41,7 @@ def parse(name: str) -> Note | None:
 
 def notes(paths: Paths) -> list[Path]:
     """Give the notes, claimed or not; an empty list where there is no such folder."""
-    try:
-        return [paths.aside / entry.name for entry in os.scandir(paths.aside) if parse(entry.name)]
-    except OSError:
-        return []
+    return [paths.aside / name for name in listed(paths.aside) if parse(name)]
 
 
 class LossNotes:
@@ -102,7 +102,11 @@ class LossNotes:
                 pass  # claimed by a flusher: those are in the ledger, these begin a new note
         stem = _stem()
         private_folder(self._paths.spool)
-        private_folder(self._paths.aside)
+        try:
+            private_folder(self._paths.aside)
+        except UnsafePathError:
+            make_way(self._paths)
+            private_folder(self._paths.aside)
         write_new(self._path(stem, cause, count), b"")
         self._noted[cause] = (stem, count)
 

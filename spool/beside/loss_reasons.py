@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from spool.consent import consent
 from spool.errors import SpoolError
-from spool.home import Paths, open_own, private_folder, read_bounded, write_atomic
+from spool.home import Paths, Quarantine, open_own, private_folder, read_bounded, write_atomic
 
 __all__ = ["LossReason", "note", "read", "reason_of"]
 
@@ -51,6 +51,7 @@ def note(app: str, paths: Paths, reasons: Iterable[LossReason]) -> None:
         return
     lines = "".join(json.dumps(reason._asdict()) + "\n" for reason in reasons).encode()
     private_folder(paths.spool)
+    Quarantine(paths).clear(paths.losses_log, "file")
     descriptor = open_own(paths.losses_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(descriptor, lines)

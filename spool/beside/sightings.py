@@ -17,8 +17,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from spool.consent import consent
-from spool.errors import SpoolError
-from spool.home import Paths, private_folder, read_bounded, write_atomic
+from spool.home import Paths, read_state, write_state
 
 __all__ = ["ENOUGH", "Ran", "Sighting", "Version", "add", "note", "read"]
 
@@ -106,8 +105,7 @@ def note(app: str, paths: Paths, seen: Sighting, today: str) -> None:
         del versions[0]
         data = _encode(versions)
     if len(data) <= _MAX_BYTES:
-        private_folder(paths.spool)
-        write_atomic(paths.emitted, data)
+        write_state(paths, paths.emitted, data)
         if not consent(app, paths, os.environ).identity.enabled:
             with suppress(FileNotFoundError):
                 os.unlink(paths.emitted)
@@ -127,12 +125,12 @@ def _commands(version: Version) -> dict[str, dict[str, dict[str, Any]]]:
 
 def read(paths: Paths) -> list[Version]:
     """Give the versions, the present one last; none where the file can't be read or is no ledger."""
+    fields = read_state(paths.emitted, _MAX_BYTES)
+    if fields is None or fields.get("format") != FORMAT:
+        return []
     try:
-        fields = json.loads(read_bounded(paths.emitted, _MAX_BYTES, follow=False))
-        if fields["format"] != FORMAT:
-            return []
         return [_version(one) for one in fields["versions"]]
-    except (OSError, SpoolError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (TypeError, KeyError, AttributeError):
         return []
 
 

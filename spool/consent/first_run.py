@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 from spool.consent.identity import mint
-from spool.home import Paths, private_folder, write_new
+from spool.home import Paths, listed, private_folder, write_new
 
 __all__ = ["complete", "first_run", "first_run_notice", "say"]
 
@@ -46,12 +46,10 @@ def complete(paths: Paths, install_id: str | None) -> None:
     """Rename the draft of this install's event, if there is one; delete drafts of ids that were never published."""
     if install_id is None:
         return
-    try:
-        drafts = [entry.name for entry in os.scandir(paths.aside) if entry.name.startswith(_DRAFT)]
-    except OSError:
-        return  # no such folder: nothing to complete
-    for name in drafts:
-        with suppress(FileNotFoundError):  # the process that wrote it was faster
+    for name in listed(paths.aside):
+        if not name.startswith(_DRAFT):
+            continue
+        with suppress(OSError):  # the process that wrote it was faster, mostly
             if name == f"{_DRAFT}{install_id}{_SUFFIX}":
                 os.rename(paths.aside / name, paths.aside / f"{time.time_ns():020d}-{install_id}{_SUFFIX}")
             else:

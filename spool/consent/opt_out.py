@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 
 from spool.errors import SpoolError
-from spool.home import Paths, Signature, private_folder, read_bounded, write_atomic
+from spool.home import Paths, Quarantine, Signature, private_folder, read_bounded, write_state
 
 __all__ = ["is_wiped", "wipe", "wipe_once"]
 
@@ -28,6 +28,7 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
     if not os.path.isdir(paths.spool):
         return 0
     private_folder(paths.spool)
+    Quarantine(paths).clear(paths.queue_lock, "file")
     queue = Queue(paths, wait_s=wait_s)
     try:
         gone = queue.wipe()
@@ -37,7 +38,8 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
             shutil.rmtree(folder, ignore_errors=True)
         records = (paths.flush_log.name, paths.report_page.name, paths.emitted.name, paths.losses_log.name)
         for entry in os.scandir(paths.spool):
-            if entry.name.startswith(("queue.wiped-", "doctor-")):  # of an earlier wipe or doctor that was killed
+            # Of an earlier wipe or doctor that was killed, or what could not be moved into quarantine.
+            if entry.name.startswith(("queue.wiped-", "doctor-", f"{paths.quarantine.name}-")):
                 shutil.rmtree(entry.path, ignore_errors=True)
             elif entry.name.lstrip(".").startswith(records):
                 with suppress(OSError):  # a running process has renamed its draft
@@ -46,12 +48,12 @@ def wipe(paths: Paths, wait_s: float = 1.0) -> int:
 
 
 def is_wiped(paths: Paths, decided: Signature | None) -> bool:
-    """Tell whether this opt-out was carried out already. Raises OSError where that can't be read."""
+    """Tell whether this opt-out was carried out already; where that can't be read it was not."""
     if not os.path.isdir(paths.spool):
         return True
     try:
-        return read_bounded(paths.wiped) == repr(decided).encode()
-    except FileNotFoundError:
+        return read_bounded(paths.wiped, follow=False) == repr(decided).encode()
+    except OSError:
         return False
 
 
@@ -65,6 +67,6 @@ def wipe_once(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> N
         if is_wiped(paths, decided):
             return
         wipe(paths, wait_s)
-        write_atomic(paths.wiped, repr(decided).encode())
+        write_state(paths, paths.wiped, repr(decided).encode())
     except (OSError, SpoolError):
         return  # not now: the next run of host or flusher tries again

@@ -3,17 +3,24 @@
 A descriptor that stays open is a `Descriptor`; what opens files by itself does so in `streams_kept_free`.
 
 Anything below the home may have been put there by others, or be damaged: nothing here follows a link, waits for a
-pipe, or reads more than a limit.
+pipe, or reads more than a limit. What is in the way goes to `quarantine/`.
 """
 
 from spool.home.descriptors import Descriptor, lowest_free, open_numbers, streams_kept_free
 from spool.home.files import (
+    Kind,
     Signature,
+    is_odd,
+    is_plain,
+    listed,
+    oddity,
+    open_found,
     open_own,
     private_folder,
     publish,
     read_bounded,
-    refuse_links,
+    read_state,
+    restore_mode,
     signature,
     sync_folder,
     write_atomic,
@@ -21,24 +28,34 @@ from spool.home.files import (
 )
 from spool.home.mounts import file_system, is_network
 from spool.home.paths import Paths, resolve_home
+from spool.home.quarantine import Quarantine, write_state
 
 __all__ = [
     "Descriptor",
+    "Kind",
     "Paths",
+    "Quarantine",
     "Signature",
     "file_system",
     "is_network",
+    "is_odd",
+    "is_plain",
+    "listed",
     "lowest_free",
+    "oddity",
+    "open_found",
     "open_numbers",
     "open_own",
     "private_folder",
     "publish",
     "read_bounded",
-    "refuse_links",
+    "read_state",
     "resolve_home",
+    "restore_mode",
     "signature",
     "streams_kept_free",
     "sync_folder",
     "write_atomic",
     "write_new",
+    "write_state",
 ]

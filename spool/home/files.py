@@ -7,19 +7,27 @@ import os
 import stat
 import sys
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from spool.errors import UnsafePathError
 from spool.home.descriptors import streams_kept_free
 
 __all__ = [
+    "Kind",
     "Signature",
+    "is_odd",
+    "is_plain",
+    "listed",
+    "oddity",
+    "open_found",
     "open_own",
     "private_folder",
     "publish",
     "read_bounded",
-    "refuse_links",
+    "read_state",
+    "restore_mode",
     "signature",
     "sync_folder",
     "write_atomic",
@@ -27,11 +35,16 @@ __all__ = [
 ]
 
 Signature = tuple[int, int, int]
+Kind = Literal["file", "folder"]
 
 # No file of ours is larger: they hold state, or one event of at most 1 MB.
 _MAX_FILE_BYTES = 2_000_000
-_FOLDER_MODE = 0o700
+_FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+# A pipe that nobody writes to is not waited for.
+_ALWAYS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+# Every count and size that can be meant has fewer digits; a whole number of 400 fits into no float.
+_MOST_DIGITS = 19
 
 
 def _euid() -> int | None:
@@ -59,51 +72,112 @@ def private_folder(path: Path) -> bool:
     return made
 
 
-def _check_owned(path: Path | str, status: os.stat_result, kind: Literal["file", "folder"]) -> None:
-    """Raise UnsafePathError unless `status` is of this kind, ours, and (a file) linked once."""
+def oddity(path: Path | str, kind: Kind) -> str | None:
+    """Say what keeps an entry from being a plain file or folder of ours; None if nothing does.
+
+    The entry itself, never what it leads to. Raises OSError, mostly FileNotFoundError, where it can't be looked at.
+    """
+    return _odd(os.lstat(path), kind)
+
+
+def is_odd(path: Path | str, kind: Kind) -> bool:
+    """Tell whether something stands there that is no plain file or folder of ours."""
+    try:
+        return oddity(path, kind) is not None
+    except OSError:  # nothing there, mostly
+        return False
+
+
+def _odd(status: os.stat_result, kind: Kind) -> str | None:
     if not (stat.S_ISDIR if kind == "folder" else stat.S_ISREG)(status.st_mode):
-        raise UnsafePathError(f"{path} is no plain {kind}: it is left alone")
+        return f"is no plain {kind}"
     if _euid() is not None and status.st_uid != _euid():
-        raise UnsafePathError(f"{path} belongs to another user: it is left alone")
+        return "belongs to another user"
     if kind == "file" and status.st_nlink > 1:
-        raise UnsafePathError(f"{path} has a second name (hard link): it is left alone")
+        return "has a second name (hard link)"
+    return None
 
 
-def refuse_links(folder: Path) -> None:
-    """Raise UnsafePathError if a file of the folder is a link, has a second name or another owner."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            _check_owned(entry.path, entry.stat(follow_symlinks=False), "file")
+def _check_owned(path: Path | str, status: os.stat_result, kind: Kind) -> None:
+    """Raise UnsafePathError unless `status` is of this kind, ours, and (a file) linked once."""
+    odd = _odd(status, kind)
+    if odd is not None:
+        raise UnsafePathError(f"{path} {odd}: it is left alone")
+
+
+def is_plain(path: Path | str) -> bool:
+    """Tell whether an entry is a plain file, whoever it belongs to; False where it can't be looked at."""
+    with suppress(OSError):
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    return False
+
+
+def restore_mode(path: Path | str) -> bool:
+    """Open a file of ours to us again, if its mode shuts us out. True if that was so."""
+    status = os.lstat(path)
+    shut = _odd(status, "file") is None and status.st_mode & _FILE_MODE != _FILE_MODE
+    if shut:
+        os.chmod(path, _FILE_MODE)
+    return shut
+
+
+def listed(folder: Path, most: int | None = None) -> list[str]:
+    """Give the names in a folder, or the first `most` of them, in no order; none where it can't be listed."""
+    try:
+        with streams_kept_free(), os.scandir(folder) as entries:
+            return [entry.name for entry in islice(entries, most)]
+    except OSError:
+        return []
 
 
 def _open(path: Path | str, flags: int, mode: int = 0) -> int:
     """Open a file, not inherited by any program that is started, and not as a standard stream."""
     with streams_kept_free():
-        return os.open(path, flags | getattr(os, "O_CLOEXEC", 0), mode)
+        return os.open(path, flags | _ALWAYS, mode)
 
 
 def open_own(path: Path | str, flags: int) -> int:
     """Open a private file of ours, created 0600; a link or a foreign file raises UnsafePathError."""
     try:
-        descriptor = _open(path, flags | _NOFOLLOW, 0o600)
-    except OSError as error:
-        if os.path.islink(path):
-            raise UnsafePathError(f"{path} is a link: it is left alone") from error
-        raise
+        descriptor = _open_itself(path, flags)
+    except PermissionError:
+        if not restore_mode(path):
+            raise
+        descriptor = _open_itself(path, flags)
     try:
         _check_owned(path, os.fstat(descriptor), "file")
         if sys.platform != "win32":
-            os.fchmod(descriptor, 0o600)
+            os.fchmod(descriptor, _FILE_MODE)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
+def open_found(path: Path | str, flags: int) -> int:
+    """Open a plain file that is there, without changing it: its owner and its other names don't matter.
+
+    Raises UnsafePathError for anything else, OSError where it can't be opened.
+    """
+    descriptor = _open_itself(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnsafePathError(f"{path} is no plain file: it is left alone")
+    return descriptor
+
+
+def _open_itself(path: Path | str, flags: int) -> int:
+    try:
+        return _open(path, flags | _NOFOLLOW, _FILE_MODE)
+    except OSError as error:
+        if os.path.islink(path):
+            raise UnsafePathError(f"{path} is a link: it is left alone") from error
+        raise
+
+
 def read_bounded(path: Path, limit: int = _MAX_FILE_BYTES, *, follow: bool = True) -> bytes:
     """Give the whole of a small file. Raises OSError, with EFBIG over `limit` and EISDIR for no plain file."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
-    descriptor = _open(path, flags if follow else flags | _NOFOLLOW)
+    descriptor = _open(path, os.O_RDONLY | (0 if follow else _NOFOLLOW))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EISDIR, "no plain file")
@@ -115,6 +189,31 @@ def read_bounded(path: Path, limit: int = _MAX_FILE_BYTES, *, follow: bool = Tru
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"larger than {limit} bytes")
     return data
+
+
+def read_state(path: Path, limit: int = _MAX_FILE_BYTES) -> dict[str, Any] | None:
+    """Give the JSON object that a state file of ours holds; None where there is none that reads, whatever is there.
+
+    Each state file is read by this alone. Never waits and never raises: a link, a pipe, a folder, a file over `limit`,
+    one that is shut, no UTF-8, no JSON, or nested without end is None. A number that no float can hold is infinite, so
+    that arithmetic with what is read doesn't raise; NaN is None.
+    """
+    import json  # noqa: PLC0415 - five modules that a command which a variable opts out does not need
+
+    try:
+        data = read_bounded(path, limit, follow=False).decode()
+        fields = json.loads(data, parse_int=_whole, parse_constant=_constant)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
+
+
+def _constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)
 
 
 def signature(path: Path) -> Signature | None:

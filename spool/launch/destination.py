@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from spool.errors import ConfigurationError, SpoolError
-from spool.home import Paths, private_folder, read_bounded, write_atomic
+from spool.home import Paths, read_state, write_state
 from spool.settings import DEFAULT_HOST, Limits, env_prefix, is_set
 
 __all__ = ["Destination", "check_host", "host_catalogue", "host_limits", "leave", "resolve"]
@@ -39,17 +40,13 @@ def leave(paths: Paths, fields: Mapping[str, str | None], limits: Limits) -> Non
     one, since the flusher checks files aside against it. Where it can't be written the host goes on: `ktx-flush` will
     say what is missing.
     """
-    try:
-        before = json.loads(read_bounded(paths.destination))
-    except (OSError, ValueError, RecursionError):
-        before = None  # not there yet, or not readable: written anew
-    key = fields["project_key"] or (before.get("project_key") if isinstance(before, dict) else None)
+    before = read_state(paths.destination)  # None: not there yet, or not readable, so written anew
+    key = fields["project_key"] or (before or {}).get("project_key")
     after = {**fields, "project_key": key, "limits": limits._asdict()}
     if before == after:
         return
     try:
-        private_folder(paths.spool)
-        write_atomic(paths.destination, json.dumps(after, indent=2).encode() + b"\n", durable=True)
+        write_state(paths, paths.destination, json.dumps(after, indent=2).encode() + b"\n", durable=True)
     except (OSError, SpoolError):
         return  # see above
 
@@ -57,17 +54,14 @@ def leave(paths: Paths, fields: Mapping[str, str | None], limits: Limits) -> Non
 def host_limits(paths: Paths) -> Limits:
     """Give the limits that the host left; the defaults where there are none, or invalid ones."""
     try:
-        return Limits(**json.loads(read_bounded(paths.destination))["limits"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return Limits(**(read_state(paths.destination) or {})["limits"])
+    except (ValueError, TypeError, KeyError):
         return Limits()
 
 
 def host_catalogue(paths: Paths) -> str | None:
     """Give the name of the catalogue that the host left; None where there is none."""
-    try:
-        name = json.loads(read_bounded(paths.destination))["catalogue"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
+    name = (read_state(paths.destination) or {}).get("catalogue")
     return name if isinstance(name, str) else None
 
 
@@ -93,13 +87,12 @@ def resolve(
 
 
 def _read(paths: Paths) -> dict[str, str | None]:
-    try:
-        fields = json.loads(read_bounded(paths.destination))
-        parts = {name: fields.get(name) for name in ("host", "project_key")}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ConfigurationError(f"{paths.destination} doesn't read ({error}): {_MEND}") from error
+    fields = read_state(paths.destination)
+    if fields is None:
+        if not os.path.lexists(paths.destination):
+            return {}
+        raise ConfigurationError(f"{paths.destination} doesn't read: {_MEND}")
+    parts = {name: fields.get(name) for name in ("host", "project_key")}
     if not all(part is None or isinstance(part, str) for part in parts.values()):
         raise ConfigurationError(f"{paths.destination} is not what the host CLI writes: {_MEND}")
     return parts

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spool.errors import SpoolError
-from spool.home import Paths, read_bounded, streams_kept_free
+from spool.home import Paths, Quarantine, open_own, read_state, streams_kept_free
 from spool.settings import GUARD, env_prefix, is_set
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = ["child_environment", "command", "is_due", "is_over", "launch_if_due",
 # A flusher takes its lock some 0.3 s after its start. Before that, and if it ends with no result to store, no other
 # process knows of it.
 LAUNCH_PAUSE_S = 30.0
+# No flusher decides to wait longer: a day, if a server asks for it, and some jitter.
+_LONGEST_WAIT_S = 27 * 3600.0
 # The shell ends at once and leaves the flusher to the system: a host that waits for any child (`os.wait`) never sees
 # it, and no zombie is left. A shell takes 1 to 2 ms for that, an interpreter some 20, and forking twice would copy a
 # host with threads or a large memory. The flusher starts a moment later and with low priority: the host may be about
@@ -53,32 +56,27 @@ def is_due(paths: Paths, now: float, interval_s: float) -> bool:
 
     After a clock was set back, neither waits longer than what was stored.
     """
-    state: dict[str, object] = {}
-    try:
-        loaded = json.loads(read_bounded(paths.flush_state))
-        state = loaded if isinstance(loaded, dict) else {}
-    except (OSError, ValueError, RecursionError):
-        pass  # no flush yet, or a broken file, which the next flush mends
+    state = read_state(paths.flush_state) or {}  # no flush yet, or a broken file, which the next flush mends
     until, delay_s, success = (_number(state.get(name)) for name in ("next_attempt", "delay_s", "last_success"))
     if until is not None and not is_over(until, delay_s or 0.0, now):
         return False
     if success is not None and 0 <= now - success < interval_s:
         return False
     try:
-        launched = os.stat(paths.launched).st_mtime
+        launched = os.lstat(paths.launched)
     except OSError:
         return True
-    return not 0 <= now - launched < LAUNCH_PAUSE_S
+    return not stat.S_ISREG(launched.st_mode) or not 0 <= now - launched.st_mtime < LAUNCH_PAUSE_S
 
 
 def is_over(until: float, delay_s: float, now: float) -> bool:
     """Tell whether a stored wait is over: until that moment, and so long as it was decided.
 
     After a clock was set back the rest would be longer than the whole wait: then it is void, so no clock stops the
-    flusher for longer than what was decided.
+    flusher for longer than what was decided, nor does a file that says more than any flusher decides.
     """
     rest_s = until - now
-    return rest_s <= 0 or rest_s > delay_s + 1.0
+    return rest_s <= 0 or rest_s > min(delay_s, _LONGEST_WAIT_S) + 1.0
 
 
 def _number(value: object) -> float | None:
@@ -119,12 +117,12 @@ def _claim(paths: Paths, interval_s: float) -> bool:
     """Be the only one to start a flusher now; False while one is at work."""
     from spool.queue import FileLock  # noqa: PLC0415 - with the queue, which not every host can load
 
+    Quarantine(paths).clear(paths.flush_lock, "file")
     with FileLock(paths.flush_lock).held(0.0):
         if not is_due(paths, time.time(), interval_s):
             return False
-        with streams_kept_free():
-            stamp = os.open(paths.launched, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        os.close(stamp)
+        Quarantine(paths).clear(paths.launched, "file")
+        os.close(open_own(paths.launched, os.O_WRONLY | os.O_CREAT))
         now = time.time()  # not the system's time: in a host's test the clock may be another one
         os.utime(paths.launched, (now, now))
         return True

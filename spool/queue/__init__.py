@@ -5,6 +5,7 @@ Importing this loads diskcache, filelock and sqlite3: the first capture does, a 
 """
 
 from spool.queue.cache import DATABASE, read_without_closing, sqlite_facts
+from spool.queue.connection import FILES
 from spool.queue.lock import FileLock
 from spool.queue.queue import CHUNK, REFUSED, Queue
 from spool.queue.transaction import DeadLetter, Row
@@ -12,6 +13,7 @@ from spool.queue.transaction import DeadLetter, Row
 __all__ = [
     "CHUNK",
     "DATABASE",
+    "FILES",
     "REFUSED",
     "DeadLetter",
     "FileLock",

@@ -13,7 +13,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,19 +21,21 @@ import diskcache
 from diskcache.core import MODE_RAW
 
 from spool.errors import DiskFullError, QueueDamagedError, SpoolError, UnavailableError
-from spool.home import streams_kept_free
-from spool.queue.connection import DATABASE, LOG, Connection, connect, new_database
+from spool.home import is_plain, oddity, private_folder, restore_mode, streams_kept_free
+from spool.queue.connection import DATABASE, FILES, LOG, Connection, connect, new_database
 from spool.queue.rows import FORMAT
 from spool.settings import Durability
 
 __all__ = [
     "DATABASE",
+    "FILES",
     "PRIVATE_NAMES",
     "SETTINGS",
     "Cache",
     "Key",
     "Value",
     "as_spool_error",
+    "check_files",
     "check_readable",
     "new_cache",
     "open_cache",
@@ -206,6 +208,7 @@ def open_cache(folder: Path, durability: Durability, timeout_s: float) -> Cache:
     statement waits for somebody without our lock. UnavailableError where SQLite or the disk refuses.
     """
     with translated():
+        check_files(folder)
         if not os.path.exists(folder / DATABASE) or os.path.getsize(folder / DATABASE) == 0:
             raise QueueDamagedError("the queue's file is gone, or empty")
         connection = connect(folder, timeout_s)
@@ -217,6 +220,22 @@ def open_cache(folder: Path, durability: Durability, timeout_s: float) -> Cache:
             connection.close()
             raise
         return _opened(connection, durability, "ROLLBACK")
+
+
+def check_files(folder: Path) -> None:
+    """Raise QueueDamagedError if the folder, or a file that SQLite would open in it, is not plain and ours.
+
+    SQLite follows links, and waits for pipes. A mode that shuts us out is set right.
+    """
+    odd = oddity(folder, "folder")
+    if odd is None:
+        private_folder(folder)
+    for path in (folder / name for name in FILES) if odd is None else ():
+        with suppress(FileNotFoundError):
+            odd = odd or oddity(path, "file")
+            restore_mode(path)
+    if odd is not None:
+        raise QueueDamagedError(f"the queue, or a file in it, {odd}")
 
 
 def _opened(connection: Connection, durability: Durability, end: Literal["COMMIT", "ROLLBACK"]) -> Cache:
@@ -336,26 +355,30 @@ def sqlite_facts() -> tuple[str, bool]:
 
 
 def read_without_closing(path: Path) -> Iterator[bytes]:
-    """Read a file of the queue and leave its descriptor open.
+    """Read a file of the queue and leave its descriptor open; nothing of what is no plain file.
 
     A process that closes any descriptor of a file drops all of its POSIX locks on it, SQLite's too, of whichever
     connection. The next process to leave would take the log along under that connection. Only damage is read so.
     """
+    if not is_plain(path):
+        return
     try:
         with streams_kept_free():
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
         return
-    try:
-        while part := os.read(descriptor, 1 << 20):
-            yield part
-    except IsADirectoryError:
-        return
+    while part := os.read(descriptor, 1 << 20):
+        yield part
 
 
 def check_readable(folder: Path) -> None:
-    """Read every byte of the queue's files; UnavailableError where the disk fails to."""
+    """Read every byte of the queue's files; UnavailableError where the disk fails to.
+
+    What is not plain and ours is damage, whether it reads or not.
+    """
     with translated():
         for name in (DATABASE, LOG):
-            for _part in read_without_closing(folder / name):
-                pass
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if oddity(folder, "folder") is None and oddity(folder / name, "file") is None:
+                    for _part in read_without_closing(folder / name):
+                        pass

@@ -17,11 +17,13 @@ from pathlib import Path
 from spool.errors import UnavailableError
 from spool.home import Descriptor, lowest_free, open_numbers, write_new
 
-__all__ = ["DATABASE", "LOG", "Connection", "connect", "is_lost", "new_database"]
+__all__ = ["DATABASE", "FILES", "LOG", "Connection", "connect", "is_lost", "new_database"]
 
 DATABASE = "cache.db"
 LOG = f"{DATABASE}-wal"
 _INDEX = f"{DATABASE}-shm"
+# All that SQLite opens there; nothing else belongs into the folder.
+FILES = (DATABASE, LOG, _INDEX, f"{DATABASE}-journal")
 # SQLite opens three, and gets the lowest numbers that are free. To list all is slow in a host that has thousands.
 _NEAR = 32
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import lock_descriptor, unlock_descriptor
 
 from spool.errors import LockBusyError, LockUnsupportedError
-from spool.home import Descriptor, open_own, private_folder
+from spool.home import Descriptor, open_found, open_own, private_folder
 
 __all__ = ["FileLock"]
 
@@ -35,7 +35,7 @@ class FileLock:
     If somebody else deletes it, the next `acquire` notices and locks the new file. A dead process holds nothing. If
     the host closes the descriptor, the lock is not held any more; what has its number since is left alone.
     Neither re-entrant nor thread-safe: its owner takes care of that. Without `create` a missing file raises
-    FileNotFoundError.
+    FileNotFoundError, and a plain one that is there is taken as it is.
     """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
@@ -86,7 +86,9 @@ class FileLock:
     def _open(self) -> None:
         if self._create:
             private_folder(self.path.parent)
-        self._descriptor = Descriptor(open_own(self.path, os.O_RDWR | (os.O_CREAT if self._create else 0)))
+            self._descriptor = Descriptor(open_own(self.path, os.O_RDWR | os.O_CREAT))
+        else:
+            self._descriptor = Descriptor(open_found(self.path, os.O_RDWR))
 
     def _is_current(self) -> bool:
         """Tell whether the locked file still has the name: otherwise other processes lock another file."""

@@ -24,7 +24,7 @@ from spool.errors import (
     SpoolError,
     UnavailableError,
 )
-from spool.home import Paths, Signature, private_folder, refuse_links, signature, streams_kept_free
+from spool.home import Paths, Signature, private_folder, signature, streams_kept_free
 from spool.interrupts import signals_held
 from spool.queue.cache import Cache, as_spool_error, check_readable, open_cache, translated
 from spool.queue.connection import is_lost
@@ -105,7 +105,7 @@ class Queue:
     def _append(self, transaction: Transaction, text: str, consent: Signature | None, closes: str | None) -> int:
         if consent is not None and signature(self._paths.identity) != consent:
             raise ConsentChangedError("telemetry.json was changed since it was asked")
-        if closes is not None and not transaction.close_span(closes, self._paths):
+        if closes is not None and not transaction.close_spans([closes], self._paths):
             return 0
         number = transaction.append(text, self._clock())
         transaction.keep_within(self.limits)
@@ -121,23 +121,39 @@ class Queue:
         transaction.keep_within(self.limits)
         return len(texts)
 
-    def close_span(self, uuid: str, text: str) -> bool:
-        """Add the event of a command that was killed, once. False if its own event is in the queue already."""
-        return self.append(text, closes=uuid) != 0
+    def close_spans(self, events: Mapping[str, str], lost: Mapping[str, str]) -> int:
+        """Add the events of commands that were killed, by uuid, each once. Gives how many were new.
+
+        `lost` are commands of which no event could be made, with the cause of the loss. All in one transaction; a
+        caller that is killed before it removed the files may come again with the same ones.
+        """
+        return self._do(self._close_spans, events, lost)
+
+    def _close_spans(self, transaction: Transaction, events: Mapping[str, str], lost: Mapping[str, str]) -> int:
+        new = transaction.close_spans([*events, *lost], self._paths)
+        for uuid in new:
+            if uuid in events:
+                transaction.append(events[uuid], self._clock())
+            else:
+                transaction.ledger.lose(lost[uuid], entered=False)
+        transaction.keep_within(self.limits)
+        return len(events.keys() & set(new))
 
     def absorb(
         self,
         files: Mapping[str, str],
         refused: Mapping[str, str] | None = None,
         rejected: Mapping[str, tuple[str, str]] | None = None,
+        kept: Iterable[str] = (),
     ) -> int:
         """Add the events of aside files, by name, each once. Gives how many were new.
 
         `refused` are files that hold no event, with the cause by which they are lost; `rejected` events that
         nobody shall send, with the reason: dead letters. All names are remembered in the same transaction: a
-        caller that is killed before it removed the files may come again with the same ones.
+        caller that is killed before it removed the files may come again with the same ones. `kept` are names of
+        before, of files that are still there.
         """
-        return self._do(self._absorb, files, refused or {}, rejected or {})
+        return self._do(self._absorb, files, refused or {}, rejected or {}, list(kept))
 
     def _absorb(
         self,
@@ -145,9 +161,11 @@ class Queue:
         files: Mapping[str, str],
         refused: Mapping[str, str],
         rejected: Mapping[str, tuple[str, str]],
+        kept: list[str],
     ) -> int:
         known = set(transaction.absorbed_names())
         causes = {REFUSED + name: cause for name, cause in refused.items()}
+        closing = []
         for name in [*files, *rejected]:
             if name in known:
                 continue
@@ -156,33 +174,38 @@ class Queue:
             else:
                 transaction.append(files[name], self._clock())
             uuid = name.removesuffix(".json")[-36:]  # a command's event that went aside closes its span
-            if self._paths.span(uuid).exists():
-                transaction.close_span(uuid, self._paths)
+            if os.path.lexists(self._paths.span(uuid)):
+                closing.append(uuid)
+        transaction.close_spans(closing, self._paths)
         for name in causes.keys() - known:
             transaction.ledger.lose(causes[name], entered=False)
-        transaction.remember_absorbed(sorted([*files, *rejected, *causes]))
+        transaction.remember_absorbed(sorted({*files, *rejected, *causes, *kept}))
         transaction.keep_within(self.limits)
         return len(files.keys() - known)
 
-    def absorb_losses(self, losses: Mapping[str, tuple[str, int]]) -> None:
+    def absorb_losses(self, losses: Mapping[str, tuple[str, int]], kept: Iterable[str] = ()) -> None:
         """Count the losses of notes, (cause, count) by the note's name, each once, as `absorb` does."""
-        self._do(self._absorb_losses, losses)
+        self._do(self._absorb_losses, losses, list(kept))
 
-    def _absorb_losses(self, transaction: Transaction, losses: Mapping[str, tuple[str, int]]) -> None:
+    def _absorb_losses(self, transaction: Transaction, losses: Mapping[str, tuple[str, int]], kept: list[str]) -> None:
         known = set(transaction.absorbed_names())
         for name, (cause, count) in losses.items():
             if name not in known:
                 transaction.ledger.lose(cause, count, entered=False)
-        transaction.remember_absorbed(sorted(losses))
+        transaction.remember_absorbed(sorted({*losses, *kept}))
 
     def absorbed_names(self) -> set[str]:
         """The aside files that are in the queue already."""
         return set(self._do(Transaction.absorbed_names)) if self.exists() else set()
 
-    def forget_absorbed(self) -> None:
-        """Forget the names that were absorbed, once their files are gone: a name may be used again."""
-        if self.absorbed_names():
-            self._do(Transaction.remember_absorbed, [])
+    def forget_absorbed(self, kept: Iterable[str] = ()) -> None:
+        """Forget the names that were absorbed, once their files are gone: a name may be used again.
+
+        `kept` are those of files that could not be removed.
+        """
+        left = sorted(kept)
+        if self.absorbed_names() != set(left):
+            self._do(Transaction.remember_absorbed, left)
 
     def count_lost(self, cause: str, count: int = 1) -> None:
         """Count events as captured and lost that never entered the queue."""
@@ -300,8 +323,8 @@ class Queue:
             self._rebuild(reason)
 
     def exists(self) -> bool:
-        """Whether there is a queue, or one that a killed process left unfinished; creates none."""
-        return self._paths.queue.exists() or self._paths.queue_staged.exists()
+        """Whether there is a queue, sound or not, or one that a killed process left unfinished; creates none."""
+        return os.path.lexists(self._paths.queue) or os.path.lexists(self._paths.queue_staged)
 
     def close(self, wait_s: float | None = None) -> None:
         """Close the connection, under the lock. The queue may be used again; it then opens anew."""
@@ -425,12 +448,10 @@ class Queue:
         self._disconnect()
         with translated():
             private_folder(self._paths.spool)
-            if not self._paths.queue.exists():
+            if not os.path.lexists(self._paths.queue):
                 from spool.queue.recovery import create  # noqa: PLC0415 - once in the life of an install
 
                 create(self._paths, self._durability, timeout_s)
-            private_folder(self._paths.queue)
-            refuse_links(self._paths.queue)
             if is_lost(self._paths.queue):
                 from spool.queue.recovery import renew  # noqa: PLC0415 - after a host has closed all descriptors
 

@@ -8,6 +8,7 @@ is in the queue while their span's file may still be there.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -209,13 +210,15 @@ class Transaction:
         """Note which aside files are in the queue, in place of those noted before."""
         self._cache.set("absorbed", json.dumps(names))
 
-    def close_span(self, uuid: str, paths: Paths) -> bool:
-        """Note that a command's event is in the queue; False if it was before. Notes without a file go."""
+    def close_spans(self, uuids: Iterable[str], paths: Paths) -> list[str]:
+        """Note that these commands are accounted for; give those that were not before. Notes without a file go."""
         closed = self._names("closed")
-        if uuid in closed:
-            return False
-        self._cache.set("closed", json.dumps([*(one for one in closed if paths.span(one).exists()), uuid]))
-        return True
+        known = set(closed)
+        new = [uuid for uuid in dict.fromkeys(uuids) if uuid not in known]
+        if new:
+            kept = [one for one in closed if os.path.lexists(paths.span(one))]
+            self._cache.set("closed", json.dumps(kept + new))
+        return new
 
     def _names(self, key: str) -> list[str]:
         return names_in(self._cache.get(key))

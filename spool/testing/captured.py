@@ -164,7 +164,7 @@ def _hints(home: Path) -> list[str]:
 def _read(home: Path) -> list[Event]:
     """Read what waits: in the queue, then aside. Nothing there is changed but spans of the dead."""
     from spool.beside import aside  # noqa: PLC0415 - for a test that looks
-    from spool.beside.spans import recover  # noqa: PLC0415 - sqlite3 and all
+    from spool.beside.spans import recover_all  # noqa: PLC0415 - sqlite3 and all
     from spool.event import check_stored  # noqa: PLC0415 - with it
     from spool.queue import Queue  # noqa: PLC0415 - with it
 
@@ -173,7 +173,7 @@ def _read(home: Path) -> list[Event]:
         return []
     queue = Queue(paths, wait_s=_WAIT_S)
     try:
-        recover(paths, queue)
+        recover_all(paths, queue)
         events = [json.loads(stored.text) for stored in queue.gather()]
         absorbed = queue.absorbed_names()
     finally:

@@ -157,8 +157,8 @@ if sys.platform != "win32":
 
 
 @pytest.mark.parametrize("way", IN_THE_WAY)
-def test_a_log_that_can_not_be_written_changes_nothing_of_the_run(way: str, home: Path, server: LocalPostHog) -> None:
-    """All is delivered, exit 0, no word of it; what stands in the way stays as it is, and the report is made."""
+def test_what_stands_in_the_place_of_the_log_is_set_aside(way: str, home: Path, server: LocalPostHog) -> None:
+    """All is delivered, exit 0, no word of it; what stood in the way is as it was, and the log begins with this run."""
     spool_named(home, server.url, "a", text="NOT-IN-THE-LOG")
     IN_THE_WAY[way](home / "spool" / "flush.log")
     done = flush(home, "run", "--quiet")
@@ -166,7 +166,8 @@ def test_a_log_that_can_not_be_written_changes_nothing_of_the_run(way: str, home
     assert len(server.accepted) == 2
     if "link" in way:
         assert (home / "spool" / "elsewhere").read_text() == "mine\n"
-    assert logged_runs(Paths(home)) == []
+    (run,) = logged_runs(Paths(home))
+    assert (run.delivered, run.set_aside.startswith("set aside in quarantine: flush.log (")) == (2, True)
     assert flush(home, "report").returncode == 0
 
 

@@ -18,6 +18,7 @@ from uuid import UUID
 import pytest
 
 from spool.beside import aside
+from spool.beside.spans import recover_all
 from spool.home import Paths
 from spool.queue import Queue
 from tests.support.look import View, capture, look, put_aside
@@ -64,6 +65,7 @@ import spool.consent.first_run, spool.event.build, spool.event.envelope, spool.b
 import spool.ktx_events, spool.capture
 from flusher import absorb
 from spool import Telemetry
+from spool.beside.spans import recover_all
 from spool.home.paths import Paths
 from spool.queue import Queue
 
@@ -95,6 +97,13 @@ def absorb_all(home):
     queue = Queue(paths)
     yield
     say("absorbed", absorb.absorb(paths, queue, None, "ktx").events)
+    queue.close()
+
+def recover(home):
+    paths = Paths(Path(home))
+    queue = Queue(paths)
+    yield
+    say("recovered", recover_all(paths, queue))
     queue.close()
 """
 
@@ -186,6 +195,25 @@ def after_absorb(home: Path, said: Said) -> Iterator[str]:
         yield "the broken file is gone"
 
 
+def after_recover(home: Path, said: Said) -> Iterator[str]:
+    """The dead commands are in the queue all together or not at all; once more, and each is there once."""
+    view = look(home)
+    yield from harm(view, home)
+    whole = view.pending == EVENTS[:4]
+    if not whole and (said or view.pending != EVENTS[:1]):
+        yield f"after the kill: {view}"
+    paths = Paths(home)
+    queue = Queue(paths, wait_s=5)
+    recover_all(paths, queue)
+    queue.close()
+    view = look(home)
+    yield from harm(view, home)
+    if view.pending != EVENTS[:4] or view.account.losses != {"damaged": 1} or list(paths.spans.iterdir()):
+        yield f"after recovering again: {view}, {list(paths.spans.iterdir())}"
+    if len(list(paths.quarantine.glob("*.json"))) != 1:
+        yield "the broken file is gone"
+
+
 class Operation(NamedTuple):
     """What is killed: the order to the nursery, the home it starts with, the check, and how many points."""
 
@@ -213,6 +241,18 @@ def hold_beside(home: Path) -> None:
     (Paths(home).aside / "0-0.disk_full.2.lost").touch()
 
 
+def hold_commands(home: Path) -> None:
+    """Prepare a home: an event in the queue; beside it three dead commands, and a file that holds none."""
+    capture(home, *EVENTS[:1])
+    paths = Paths(home)
+    paths.spans.mkdir(mode=0o700)
+    for uuid in EVENTS[1:4]:
+        stamp = "2026-11-23T12:00:00+00:00"
+        event = {"uuid": uuid, "event": "command", "distinct_id": "d", "timestamp": stamp, "properties": {}}
+        paths.span(uuid).write_text(json.dumps(event))
+    paths.span("0-broken").write_text("{")
+
+
 OPERATIONS_KILLED = {
     "the first append of all": Operation(
         ("append", "process", "", " ".join(EVENTS)), lambda _home: None, after_append("queued", 0), 200
@@ -238,6 +278,7 @@ OPERATIONS_KILLED = {
     ),
     "settle": Operation(("settle",), hold(6), after_settle, 20),
     "absorb": Operation(("absorb_all",), hold_beside, after_absorb, 50),
+    "recover": Operation(("recover",), hold_commands, after_recover, 50),
 }
 
 

@@ -38,6 +38,8 @@ def read_damaged(folder: Path, scratch: Path) -> Damaged:
     Never raises for what the file holds, never follows a file name, never unpickles; OSError where there is no
     space for a copy in `scratch`, which is made and removed.
     """
+    if os.path.islink(folder):
+        return Damaged({})
     shutil.rmtree(scratch, ignore_errors=True)
     private_folder(scratch)
     try:
@@ -52,8 +54,9 @@ def read_damaged(folder: Path, scratch: Path) -> Damaged:
 
 def _copy(source: Path, target: Path) -> bool:
     write_new(target, b"")
-    with open(target, "wb") as copy:
+    with open(target, "wb") as copy, suppress(PermissionError):  # another user's, mostly: there is nothing to read
         return sum(copy.write(part) for part in read_without_closing(source)) > 0
+    return False
 
 
 def _fill_up(database: Path) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from spool.errors import QueueDamagedError, UnavailableError, UnsafePathError
-from spool.home import Paths, private_folder, refuse_links, sync_folder, write_new
-from spool.queue.cache import Cache, Key, Value, new_cache, open_cache
+from spool.errors import QueueDamagedError, UnavailableError
+from spool.home import Paths, Quarantine, private_folder, sync_folder, write_new
+from spool.queue.cache import Cache, Key, Value, check_files, new_cache, open_cache
 from spool.queue.connection import DATABASE, LOG, new_database
 from spool.queue.recovery.damaged import read_damaged
 from spool.queue.recovery.salvage import salvaged
@@ -31,10 +31,8 @@ def create(paths: Paths, durability: Durability, timeout_s: float) -> None:
     A `queue.new` that a killed process left is adopted if it was finished: it may hold what that process had salvaged.
     UnavailableError where that can't be told for now, as without a free descriptor.
     """
-    if paths.queue_staged.exists():
-        with suppress(QueueDamagedError, UnsafePathError):  # not finished, so nothing is in it that isn't elsewhere
-            private_folder(paths.queue_staged)
-            refuse_links(paths.queue_staged)
+    if os.path.lexists(paths.queue_staged):
+        with suppress(QueueDamagedError):  # not finished, so nothing is in it that isn't elsewhere
             open_cache(paths.queue_staged, "process", timeout_s).disconnect()
             os.rename(paths.queue_staged, paths.queue)
             return
@@ -70,6 +68,7 @@ def renew(paths: Paths, durability: Durability) -> None:
     Other processes notice that their file has lost its name. UnavailableError where it is too large to be copied while
     a host waits.
     """
+    check_files(paths.queue)
     files = [paths.queue / name for name in (DATABASE, LOG)]
     files = [path for path in files if path.exists()]
     if sum(os.path.getsize(path) for path in files) > _LARGEST_COPY:
@@ -113,18 +112,20 @@ def rebuild(paths: Paths, durability: Durability, reason: str) -> None:
 
     Killed in the middle, it starts again or finds the finished copy: nothing is read from two places.
     """
-    private_folder(paths.quarantine)
-    damaged = read_damaged(paths.queue, paths.quarantine / ".reading")
+    quarantine = Quarantine(paths)
+    scratch = quarantine.folder() / ".reading"
+    quarantine.clear(scratch, "folder")
+    damaged = read_damaged(paths.queue, scratch)
     _build(paths, durability, salvaged(damaged))
     name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
-    write_new(paths.quarantine / f"{name}.reason", f"{reason}\n".encode())
-    os.rename(paths.queue, paths.quarantine / name)
+    quarantine.move(paths.queue, reason, name)
     os.rename(paths.queue_staged, paths.queue)
 
 
 def _build(paths: Paths, durability: Durability, rows: Mapping[Key, Value]) -> None:
     """Build a queue with `rows` as `queue.new`; its `format` row is committed together with them."""
     folder = paths.queue_staged
+    Quarantine(paths).clear(folder, "folder")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         private_folder(folder)
