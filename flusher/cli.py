@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -17,6 +19,8 @@ from flusher.commands.report import report_command
 from flusher.commands.run import run_command
 from flusher.commands.schedule import schedule
 from flusher.commands.shared import complain
+from flusher.context import NO_HOME
+from flusher.text import error_words
 from spool.errors import ConfigurationError, SpoolError
 from spool.home import Paths, resolve_home
 from spool.settings import VERSION, env_prefix
@@ -24,6 +28,8 @@ from spool.settings import VERSION, env_prefix
 __all__ = ["app", "main"]
 
 _USAGE, _INTERNAL = 2, 1
+# The longest option has room in a box of the help from 64 columns on.
+_BOXES_WIDTH = 64
 # In the order of the help.
 _COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_command,
@@ -74,9 +80,9 @@ def options(
         folder = resolve_home(app_name, home, os.environ)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--app") from error
-    if folder is None:
-        raise ConfigurationError("no home: set HOME, or give --home a folder; nothing was touched")
-    context.obj = (app_name, Paths(folder))
+    if folder is None and home is not None:
+        raise ConfigurationError("--home names no folder: give it one; nothing was touched")
+    context.obj = (app_name, Paths(folder or NO_HOME))
 
 
 def with_default_command(arguments: list[str]) -> list[str]:
@@ -95,19 +101,46 @@ def with_default_command(arguments: list[str]) -> list[str]:
     return [*arguments, "run"]
 
 
+def _fit_help(group: typer.Typer) -> None:
+    """Have a narrow terminal's help as plain text, with an example to a line: in boxes, names of options are cut."""
+    group.rich_markup_mode = None
+    for command in group.registered_commands:
+        text = inspect.cleandoc(command.help or getattr(command.callback, "__doc__", None) or "")
+        command.help = text.replace("\n\nExamples:", "\n\n\b\nExamples:")  # the mark of a paragraph that is not filled
+        command.short_help = text.partition("\n\n")[0]  # or it would be cut in the list of commands
+    for other in group.registered_groups:
+        if other.typer_instance is not None:
+            _fit_help(other.typer_instance)
+            other.short_help = other.typer_instance.info.help
+
+
 def main() -> None:
     """Run the command line: one clear line for every failure, and an exit code of the contract."""
+    if shutil.get_terminal_size().columns < _BOXES_WIDTH:
+        _fit_help(app)
     try:
         code = app(with_default_command(sys.argv[1:]), prog_name="ktx-flush", standalone_mode=False)
     except ConfigurationError as error:
         code = _fail(_USAGE, str(error))
+    except (SystemExit, BrokenPipeError):  # typer's end, and ours, where the reader of stdout has gone (`| head`)
+        code = 0  # it has what it wanted
     except (SpoolError, OSError) as error:
-        code = _fail(_INTERNAL, f"{error}; nothing is lost")
+        code = _fail(_INTERNAL, f"{error_words(error)}; nothing is lost")
     except (typer.Abort, KeyboardInterrupt):
         code = _fail(_INTERNAL, "stopped; nothing is lost")
     except Exception as error:  # noqa: BLE001 - no traceback reaches a user
         code = _usage(error)
+    _end_output()
     sys.exit(code)
+
+
+def _end_output() -> None:
+    """Print what is left; where its reader has gone it goes nowhere, or Python would complain at its own end."""
+    try:
+        if sys.__stdout__ is not None:
+            sys.__stdout__.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _usage(error: Exception) -> int:

@@ -16,14 +16,15 @@ from typing import Any
 from flusher.counts import DeliveryCounts
 from flusher.delivery.expiry import uptime
 from spool.consent import Identity, consent
-from spool.home import Paths, Quarantine
+from spool.home import Paths, Quarantine, Signature
 from spool.launch.destination import host_limits
-from spool.queue import FileLock, Queue
+from spool.queue import UNASKED, FileLock, Queue
 from spool.queue.account import Account
 from spool.settings import Durability
 
 __all__ = [
     "BATCH_SIZE",
+    "NO_HOME",
     "REJECTED_REASON",
     "TIMEOUT_S",
     "WAIT_S",
@@ -43,6 +44,9 @@ TIMEOUT_S = 30.0
 REJECTED_REASON = "some events were rejected and are kept as dead letters: look in list --dead, then retry them"
 # The flusher and its commands may wait longer for the queue than a host does.
 WAIT_S = 5.0
+# Stands for the home where none can be named (no HOME, and an account that nobody knows): it can never be made, so that
+# every command finds what a host finds, a home that is not usable.
+NO_HOME = Path(os.devnull, "home")
 _EXIT_CODES = {"FAILED": 1, "NO_KEY": 2, "MISCONFIGURED": 2, "REJECTED": 3, "UNREACHABLE": 75, "REFUSED": 75}
 
 
@@ -169,13 +173,14 @@ def open_queue(
     durability: Durability = "process",
     reserve: Path | None = None,
     clock: Callable[[], float] = time.time,
+    consent: Signature | None = UNASKED,
 ) -> Queue:
     """Give the queue for the flusher and its commands, which drop no event over a limit of count or bytes.
 
-    Only a capture enforces the limits of count and bytes.
+    Only a capture enforces the limits of count and bytes. Who adds events names the `consent`, as for the class.
     """
     limits = host_limits(paths)._replace(max_events=2**53, max_bytes=2**53)
-    return Queue(paths, limits, durability, wait_s=WAIT_S, reserve=reserve, clock=clock)
+    return Queue(paths, limits, durability, wait_s=WAIT_S, reserve=reserve, clock=clock, consent=consent)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import uuid as uuids
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -13,7 +13,8 @@ from flusher.context import no_flusher
 from flusher.delivery.gather import batches
 from flusher.events import dead, uuid_of, waiting
 from flusher.text import printable
-from spool.errors import LockBusyError
+from spool.consent import Consent
+from spool.errors import ConsentChangedError, LockBusyError, UnavailableError
 from spool.event import check_stored, normalise
 from spool.home import Paths, private_folder
 from spool.queue import CHUNK, Queue
@@ -23,6 +24,8 @@ __all__ = ["export_events", "import_events"]
 # Twice the largest event: a longer line is none.
 _MAX_LINE_BYTES = 2_000_000
 _LOCK_WAIT_S = 10.0
+# A telemetry.json that changes at every look is nobody's decision.
+_MOST_LOOKS = 3
 
 
 def export_events(paths: Paths, queue: Queue, file: BinaryIO) -> int:
@@ -51,14 +54,14 @@ def import_events(
     file: BinaryIO,
     *,
     refuse: Callable[[int, str], None],
-    switched_off: Callable[[], str],
+    ask: Callable[[], Consent],
 ) -> Import:
     """Add the events of an NDJSON file that are not in this spool yet: waiting, aside or dead.
 
     A line that is no event goes to `refuse` with its number and the reason; all others are imported, some hundred in
-    one transaction. `switched_off`, which is called before each transaction, names the rule that forbids it. Memory
-    does not grow with the file. An interrupted import may be repeated. LockBusyError while a flusher or another import
-    is at work; no flusher delivers meanwhile.
+    one transaction, each under the consent that `ask` gives then; an import ends where that is no. Memory does not grow
+    with the file. An interrupted import may be repeated. LockBusyError while a flusher or another import is at work; no
+    flusher delivers meanwhile.
     """
     result = Import()
     private_folder(paths.spool)
@@ -66,13 +69,24 @@ def import_events(
         with no_flusher(paths, _LOCK_WAIT_S), closing(_Seen(paths, queue)) as seen:
             events = _events(file, seen, result, refuse, queue.limits.max_event_bytes)
             for chunk in batches(events, len, CHUNK):
-                result.off = switched_off()
+                result.imported += _append(queue, chunk, ask, result)
                 if result.off:
                     break
-                result.imported += queue.append_all(chunk)
     except LockBusyError as error:
         raise LockBusyError("a flusher is at work, import again when it has ended") from error
     return result
+
+
+def _append(queue: Queue, chunk: list[str], ask: Callable[[], Consent], result: Import) -> int:
+    for _ in range(_MOST_LOOKS):
+        now = ask()
+        if not now.identity.enabled:
+            result.off = now.identity.decided_by
+            return 0
+        queue.consent = now.signature
+        with suppress(ConsentChangedError):  # ask again: it may be on all the same
+            return queue.append_all(chunk)
+    raise UnavailableError("telemetry.json changes all the time: import again later")
 
 
 class _Seen:

@@ -16,12 +16,12 @@ from flusher.context import REJECTED_REASON, Context, Result, RunReport, open_qu
 from flusher.delivery import backoff, expiry, state
 from flusher.delivery.expiry import FailedRun
 from flusher.delivery.gather import BATCH_BYTES
-from flusher.text import moment
+from flusher.text import error_words, moment
 from flusher.tidy import tidy
 from spool.beside.spans import recover_all
-from spool.consent import Identity, consent, read_stored
-from spool.consent.opt_out import wipe_once
-from spool.errors import ConfigurationError, LockBusyError, SpoolError
+from spool.beside.wipe import wipe_once
+from spool.consent import Consent, Identity, consent, read_stored
+from spool.errors import ConfigurationError, ConsentChangedError, LockBusyError, SpoolError, UnavailableError
 from spool.event import compose, envelope, freeze, host_facts
 from spool.home import Paths, Quarantine, private_folder, write_new
 from spool.launch.destination import Destination, host_catalogue, resolve
@@ -37,6 +37,8 @@ _RESERVE_BYTES = 1024 * 1024
 _FAILED = 75
 # The others have their reasons beside them in quarantine.
 _MOST_NAMED = 3
+# A telemetry.json that changes at every look is nobody's decision.
+_MOST_LOOKS = 3
 
 
 def run(context: Context) -> RunReport:
@@ -50,7 +52,7 @@ def run(context: Context) -> RunReport:
     except ConfigurationError as error:
         report.result, report.reason = Result.MISCONFIGURED, str(error)
     except (SpoolError, OSError) as error:
-        report.result, report.reason = Result.FAILED, f"{error}; nothing is lost"
+        report.result, report.reason = Result.FAILED, f"{error_words(error)}; nothing is lost"
     except Exception as error:
         report.result, report.reason = Result.FAILED, f"internal error ({type(error).__name__})"
         raise
@@ -58,17 +60,26 @@ def run(context: Context) -> RunReport:
         report.set_aside = _told(context.quarantine)
         report.seconds = round(time.monotonic() - context.started, 3)
         journal.record(context)
+        now = consent(context.app, context.paths, context.env)
+        if now.refused:  # before this run, or while it wrote what the opt-out could not see yet
+            wipe_once(context.paths, now.signature)
     return report
 
 
 def _run(context: Context) -> None:
+    for _ in range(_MOST_LOOKS):
+        now = consent(context.app, context.paths, context.env)
+        if not now.identity.enabled:
+            context.report.result, context.report.reason = Result.OFF, now.identity.decided_by
+            return
+        with suppress(ConsentChangedError):  # ask again: it may be on all the same
+            _run_under(now, context)
+            return
+    raise UnavailableError("telemetry.json changes all the time")
+
+
+def _run_under(now: Consent, context: Context) -> None:
     report, paths = context.report, context.paths
-    now = consent(context.app, paths, context.env)
-    if not now.identity.enabled:
-        if now.identity.decided_by == "telemetry.json":
-            wipe_once(paths, now.signature)
-        report.result, report.reason = Result.OFF, now.identity.decided_by
-        return
     if context.options.host or context.options.key:  # a mistake in these options is reported also where nothing waits
         resolve(context.app, paths, context.env, host=context.options.host, key=context.options.key)
     if not paths.spool.exists():
@@ -82,7 +93,7 @@ def _run(context: Context) -> None:
         report.result = Result.BUSY
         return
     # A file aside may have been acknowledged with `power`: so the commits that absorb it survive a power cut.
-    queue = open_queue(paths, "power", paths.reserve, context.clock)
+    queue = open_queue(paths, "power", paths.reserve, context.clock, now.signature)
     try:
         _pass(context, queue)
         context.account = queue.account()
@@ -124,9 +135,10 @@ def _take_in(context: Context, queue: Queue) -> None:
     report, paths, quarantine = context.report, context.paths, context.quarantine
     with quarantine.going_on(paths.aside):
         taken = absorb(paths, queue, context.identity.install_id, host_catalogue(paths), quarantine)
-        report.absorbed, report.rejected = taken.events, taken.rejected
+        report.absorbed += taken.events
+        report.rejected += taken.rejected
     with quarantine.going_on(paths.spans):
-        report.recovered_spans = recover_all(paths, queue, quarantine)
+        report.recovered_spans += recover_all(paths, queue, quarantine)
 
 
 def _told(quarantine: Quarantine) -> str:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-__all__ = ["counted", "moment", "printable"]
+__all__ = ["counted", "error_words", "moment", "printable"]
 
 
 def printable(text: str, most: int = 300) -> str:
     """Make a text of somebody else harmless on a terminal: one line, no escapes, not endless."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
     return shown + "…" if len(text) > most else shown
+
+
+def error_words(error: Exception) -> str:
+    """Say an error as a person reads it: of the system's the file and what it says, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error) or type(error).__name__
 
 
 def counted(count: int, noun: str) -> str:

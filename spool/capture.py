@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from spool.beside import make_way
+from spool.beside.wipe import wipe_once
 from spool.consent import Consent, Identity
 from spool.consent.first_run import first_run, first_run_notice, say
-from spool.consent.opt_out import wipe_once
 from spool.errors import ConsentChangedError, InvalidEventError, SpoolError, UnavailableError, UnsafePathError
 from spool.event import Event, compose, envelope, freeze, host_facts
 from spool.home import Paths, signature
@@ -87,14 +88,14 @@ def _first_run(host: Host, now: Surroundings, paths: Paths, consent: Consent) ->
     """Make the identity of this install, with its one notice and its one event, whoever is first."""
     install_id = str(uuid4())
     identity = Identity(install_id, enabled=True, decided_by="first run")
-    message = build(host, identity, "install_first_run", None, uuid=install_id)
-    text = freeze(message, host.options.limits.max_event_bytes).text
+    message, limits = build(host, identity, "install_first_run", None, uuid=install_id), host.options.limits
+    text = freeze(message, limits.max_event_bytes).text
     try:
         try:
-            first = first_run(paths, install_id, text)
+            first = first_run(paths, install_id, text, limits.lock_wait_s)
         except UnsafePathError:
             make_way(paths)
-            first = first_run(paths, install_id, text)
+            first = first_run(paths, install_id, text, limits.lock_wait_s)
     except (OSError, SpoolError):
         return consent._replace(identity=Identity(None, enabled=False, decided_by="home not usable"))
     if first:
@@ -180,9 +181,15 @@ def _put_aside(host: Host, home: OpenHome, consent: Consent, event: Event, refus
         if not consent.identity.enabled:
             return Receipt("disabled", reason=consent.identity.decided_by)
     try:
-        home.put_aside(event.uuid, event.text)
+        path = home.put_aside(event.uuid, event.text)
     except SpoolError as second:
         raise type(second)(f"{refusal}; {second}") from second
+    if signature(home.paths.identity) != consent.signature:  # an opt-out may not have seen the file
+        consent = consented(host, host.look())
+        if not consent.identity.enabled:
+            with suppress(OSError):  # it has seen it
+                os.unlink(path)
+            return Receipt("disabled", reason=consent.identity.decided_by)
     return Receipt("aside", event.uuid, str(refusal))
 
 
@@ -199,7 +206,9 @@ def opened(host: Host, paths: Paths) -> OpenHome:
         if home is not made:  # another thread was faster
             return home
         destination.leave(paths, host.options.destination, host.options.limits)
-        home.recover()
+        consent = host.consent.ask(paths, os.environ, None)
+        if consent.identity.enabled:
+            home.recover(consent.signature)
         if waited:
             host.launch(home)
     elif not os.path.exists(paths.destination):  # the folder was removed under us

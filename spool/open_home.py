@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spool.beside import LossNotes, aside, make_way
 from spool.errors import UnavailableError, UnsafePathError
-from spool.home import Paths, is_network, is_odd
+from spool.home import Paths, Signature, is_network, is_odd
 from spool.launch import start
 from spool.settings import Durability, Limits
 
@@ -47,17 +48,18 @@ class OpenHome:
             self._queues.append(Queue(self.paths, self._limits, self._durability))
         return self._queues[0]  # another thread may have been faster
 
-    def put_aside(self, uuid: str, text: str) -> None:
-        """Write an event's file beside the queue. Raises SpoolError where not even that is possible."""
+    def put_aside(self, uuid: str, text: str) -> Path:
+        """Write an event's file beside the queue, and give it. Raises SpoolError where not even that is possible."""
         try:
-            aside.put(self.paths, uuid, text, self._durability)
+            path = aside.put(self.paths, uuid, text, self._durability)
         except UnsafePathError:
             make_way(self.paths)
-            aside.put(self.paths, uuid, text, self._durability)
+            path = aside.put(self.paths, uuid, text, self._durability)
         self._went_aside += 1
         if self._went_aside % _LOOK_EVERY == 1:  # where no flusher can ever absorb them, the oldest go, each counted
             for oldest in aside.oldest_beyond(self.paths, self._limits.max_events):
                 self.losses.replace(oldest, "over_count")
+        return path
 
     def open_span(self, message: Mapping[str, Any]) -> OpenSpan:
         """Write the event of a command in case it is killed. UnavailableError where that can't be done."""
@@ -75,12 +77,16 @@ class OpenHome:
                 return
         self.losses.add(cause)
 
-    def recover(self) -> None:
-        """Turn some dead commands into their events, as a flusher does with all; a failure is left to that."""
+    def recover(self, consent: Signature | None) -> None:
+        """Turn some dead commands into their events, as a flusher does with all; a failure is left to that.
+
+        Under the consent that has this signature, as all that the queue adds by itself.
+        """
         if not self.on_network:
             with suppress(Exception):  # whatever others left there, the host's own event comes next
                 from spool.beside.spans import recover_some  # noqa: PLC0415 - with the queue
 
+                self.queue.consent = consent
                 recover_some(self.paths, self.queue)
 
     def launch(self, app: str, interval_s: float, reap_s: float) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "env_prefix",
     "is_plain_name",
     "is_set",
+    "stripped",
 ]
 
 VERSION = "0.1.0"
@@ -92,6 +93,11 @@ def is_plain_name(text: str) -> bool:
 def is_set(value: str | None) -> bool:
     """Tell whether a variable says yes: anything but empty, `0` or `false`."""
     return (value or "").strip().lower() not in ("", "0", "false")
+
+
+def stripped(value: str | None) -> str | None:
+    """Give a key or an address without the blanks around it, as the newline of a secret's file; None for nothing."""
+    return (value or "").strip() or None
 
 
 @lru_cache(maxsize=8)

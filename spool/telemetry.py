@@ -18,7 +18,7 @@ from spool.guard import NoCommand, guarded
 from spool.home import Paths
 from spool.host import Host, Options, Receipt
 from spool.interrupts import raised_by_handler
-from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits
+from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits, stripped
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -83,6 +83,7 @@ class Telemetry:
         flush_interval_s: float = 300.0,
         packages: Iterable[str] = (),
     ) -> None:
+        project_key, host = stripped(project_key), stripped(host) or DEFAULT_HOST
         if project_key is not None and project_key.startswith("phx_"):
             raise ValueError("project_key is a personal key (phx_): use the project's own (phc_), it can only capture")
         if durability not in ("process", "power") or flush not in ("auto", "never"):

@@ -14,9 +14,11 @@ from flusher.commands.shared import (
     Dead,
     Json,
     Quiet,
-    identity_of,
+    consent_of,
     is_off,
+    is_shut,
     opened,
+    own_home,
     person_reads,
     print_json,
     say,
@@ -47,11 +49,13 @@ def list_command(
       ktx-flush list --dead
       ktx-flush list --json
     """
-    _name, paths = context.obj
+    paths, name = own_home(context), "dead" if dead_ones else "events"
+    if is_shut(context, {name: []}, as_json=as_json, quiet=quiet):
+        return
     with opened(paths) as queue:
         events = dead(queue) if dead_ones else waiting(paths, queue)
         if as_json:
-            _say_json_list("dead" if dead_ones else "events", events)
+            _say_json_list(name, events)
             return
         if person_reads() and not quiet:
             from flusher.commands.screen import print_events
@@ -78,7 +82,9 @@ def show_command(
       ktx-flush show 0f8fad5b-d9cb-469f-a165-70867728950e
       ktx-flush show 0f8fad5b-d9cb-469f-a165-70867728950e --json
     """
-    _name, paths = context.obj
+    paths = own_home(context)
+    if is_shut(context, {"event": None}, as_json=as_json, quiet=quiet):
+        return
     with opened(paths) as queue:
         found = find(paths, queue, uuid)
         message = json.loads(found.text)
@@ -123,10 +129,10 @@ def retry_command(
       ktx-flush retry
       ktx-flush retry 0f8fad5b-d9cb-469f-a165-70867728950e
     """
-    _name, paths = context.obj
+    paths, now = own_home(context), consent_of(context)
     if is_off(context, {"retried": 0}, as_json=as_json, quiet=quiet):
         return
-    with opened(paths) as queue:
+    with opened(paths, now.signature) as queue:
         count = retry(queue, uuids or [])
     say({"retried": count}, f"back in the queue: {counted(count, 'dead letter')}", as_json=as_json, quiet=quiet)
 
@@ -144,12 +150,14 @@ def purge_command(
       ktx-flush purge
       ktx-flush purge --dead --yes
     """
-    _name, paths = context.obj
-    with opened(paths) as queue:
+    paths, now, nothing = own_home(context), consent_of(context), {"purged": 0, "left_aside": 0}
+    if is_shut(context, {**nothing}, as_json=as_json, quiet=quiet):
+        return
+    with opened(paths, now.signature) as queue:
         if not yes and not _agreed(paths, queue, dead_ones=dead_ones):
-            say({"purged": 0, "left_aside": 0}, "nothing was deleted", as_json=as_json, quiet=quiet)
+            say({**nothing}, "nothing was deleted", as_json=as_json, quiet=quiet)
             return
-        count, left = (queue.purge_dead(), 0) if dead_ones else purge(paths, queue, identity_of(context).install_id)
+        count, left = (queue.purge_dead(), 0) if dead_ones else purge(paths, queue, now.identity.install_id)
     text = f"deleted: {counted(count, 'event')}"
     if left:
         text += f"; {left:,} aside are being taken by a flusher that is at work: purge again when it has ended"

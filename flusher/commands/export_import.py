@@ -7,7 +7,18 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from flusher.commands.shared import Json, Quiet, complain, identity_of, is_off, new_file, opened, say
+from flusher.commands.shared import (
+    Json,
+    Quiet,
+    complain,
+    consent_of,
+    identity_of,
+    is_off,
+    new_file,
+    opened,
+    own_home,
+    say,
+)
 from flusher.exchange import export_events, import_events
 from flusher.text import counted, printable
 from spool.errors import ConfigurationError
@@ -34,7 +45,7 @@ def export_command(
       ktx-flush export events.ndjson
       ktx-flush export - | ssh gateway ktx-flush import -
     """
-    _name, paths = context.obj
+    paths = own_home(context)
     if as_json and file == _STANDARD:
         raise ConfigurationError("--json and the events can't share stdout: export to a file")
     if is_off(context, {"exported": 0}, as_json=as_json, quiet=quiet, err=file == _STANDARD):
@@ -45,6 +56,11 @@ def export_command(
         else:
             with new_file(file, replace=force) as target:
                 count = export_events(paths, queue, target)
+                if not (identity := identity_of(context)).enabled:
+                    raise ConfigurationError(
+                        f"telemetry was switched off meanwhile, by {identity.decided_by}: no file was written;"
+                        " run enable first to export"
+                    )
     if file != _STANDARD:
         text = f"exported: {counted(count, 'event')}; what was exported waits here as well"
         say({"exported": count}, text, as_json=as_json, quiet=quiet)
@@ -62,20 +78,16 @@ def import_command(
       ktx-flush import events.ndjson
       ktx-flush import - < events.ndjson
     """
-    _name, paths = context.obj
+    paths = own_home(context)
     if is_off(context, {"imported": 0, "known": 0, "refused": 0}, as_json=as_json, quiet=quiet):
         return
-
-    def switched_off() -> str:
-        identity = identity_of(context)
-        return "" if identity.enabled else identity.decided_by
 
     def refuse(number: int, reason: str) -> None:
         complain(f"line {number}: {reason}")
 
     with opened(paths) as queue:
         with _source(file) as source:
-            done = import_events(paths, queue, source, refuse=refuse, switched_off=switched_off)
+            done = import_events(paths, queue, source, refuse=refuse, ask=lambda: consent_of(context))
         _warn_of_limits(queue, paths)
     text = f"imported: {counted(done.imported, 'event')}, {done.known:,} here already, {done.refused:,} refused"
     if done.off:

@@ -31,7 +31,7 @@ def status_command(context: typer.Context, quiet: Quiet = False, as_json: Json =
         print_status(status)
     if status.problem:
         complain(status.problem)
-        raise typer.Exit(1)
+        raise typer.Exit(0 if status.shut else 1)
 
 
 def doctor_command(

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flusher.commands.shared import Json, Quiet, complain, new_file, opened, say
+from flusher.commands.shared import (
+    Json,
+    Quiet,
+    complain,
+    consent_of,
+    identity_of,
+    is_shut,
+    new_file,
+    opened,
+    own_home,
+    say,
+)
 from flusher.text import printable
 from spool.errors import ConfigurationError, UnsafePathError
 from spool.home import Paths, read_bounded, write_state
@@ -41,11 +53,17 @@ def report_command(  # noqa: PLR0913 - the options of the contract
     """
     from flusher.report.facts import gather_facts
 
-    name, paths = context.obj
+    (name, _paths), paths, before = context.obj, own_home(context), identity_of(context)
+    if is_shut(context, {"page": None}, as_json=as_json, quiet=quiet):
+        return
     with opened(paths) as queue:
         facts = gather_facts(name, paths, os.environ, queue)
     page = _render(facts)
     path = _write_into_spool(paths, page) if output is None else _write(output, page, force=force)
+    if before.enabled and output is None and consent_of(context).refused:  # the opt-out may not have seen the page
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        raise ConfigurationError("telemetry was switched off meanwhile: there is no page; run report again to see that")
     shown = show and _show(path)
     text = f"{printable(str(path))}: {facts.waiting.total:,} events wait, {facts.dead.total:,} dead letters"
     fields = {"page": str(path), "waiting": facts.waiting.total, "dead": facts.dead.total, "opened": shown}

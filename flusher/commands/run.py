@@ -59,10 +59,11 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     _stop_on_signals(work)
     work.stop.wait(work.rng.uniform(0.0, spread))
     report = run(work)
-    if as_json:
-        print_json(report.as_json())
-    elif not quiet and report.result not in (Result.FAILED, Result.MISCONFIGURED):
-        typer.echo(_line(report))
+    with suppress(BrokenPipeError):  # who called may read no more: what was done is done, and the exit code tells it
+        if as_json:
+            print_json(report.as_json())
+        elif not quiet and report.result not in (Result.FAILED, Result.MISCONFIGURED):
+            typer.echo(_line(report))
     if report.result.exit_code:
         complain(f"{report.reason}{_fate(report)}")
     raise typer.Exit(report.result.exit_code)

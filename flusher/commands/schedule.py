@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flusher.commands.shared import Json, identity_of, print_json, say
+from flusher.commands.shared import Json, identity_of, own_home, print_json, say
 from spool.consent import opted_out_by
 from spool.errors import ConfigurationError
 
@@ -31,7 +31,7 @@ def install_command(
     from flusher.schedule.method import Plan
     from flusher.schedule.planner import install
 
-    name, paths = context.obj
+    (name, _paths), paths = context.obj, own_home(context)
     variable = opted_out_by(name, os.environ)
     if variable is not None:
         text = f"telemetry is off (decided by {variable}, which no schedule would see): nothing was scheduled"

@@ -49,14 +49,11 @@ def _print_plain(console: Console, text: str) -> None:
 def print_status(status: Status) -> None:
     """Print the status in two columns; where no terminal is, a line for each row, and nothing else."""
     state = "[green]on[/]" if status.identity.enabled else "[yellow]off[/]"
-    account = status.account
     destination = _safe(str(status.destination.get("problem") or status.destination["host"]))
     rows = [
         ("telemetry", f"{state} (decided by {_safe(status.identity.decided_by)})"),
         ("pending", _pending(status)),
-        ("dead letters", f"[red]{account.dead:,}[/]" if account.dead else "0"),
-        ("account", _sum(account)),
-        ("losses", ", ".join(f"{count:,} {_safe(cause)}" for cause, count in sorted(account.losses.items())) or "none"),
+        *_accounted(status),
         *([("last loss", _safe(_last_loss(status.last_losses)))] if status.last_losses else []),
         ("destination", destination + ("" if status.destination["project_key"] else " (no project key)")),
         ("last run", _safe(_last(status))),
@@ -74,6 +71,18 @@ def print_status(status: Status) -> None:
     for name, value in rows:
         table.add_row(f"[bold]{name}[/]", value)
     console.print(table, highlight=False)
+
+
+def _accounted(status: Status) -> list[tuple[str, str]]:
+    account = status.account
+    losses = ", ".join(f"{count:,} {_safe(cause)}" for cause, count in sorted(account.losses.items())) or "none"
+    if status.problem:
+        return [("dead letters", "not known"), ("account", "not known"), ("losses", "not known")]
+    return [
+        ("dead letters", f"[red]{account.dead:,}[/]" if account.dead else "0"),
+        ("account", _sum(account)),
+        ("losses", losses),
+    ]
 
 
 def _safe(text: str) -> str:
@@ -94,7 +103,7 @@ def _last_loss(reasons: list[LossReason]) -> str:
 
 
 def _pending(status: Status) -> str:
-    text = f"{status.account.pending:,}"
+    text = "not known" if status.problem else f"{status.account.pending:,}"
     if status.aside:
         text += f", {status.aside:,} of them aside"
     if status.open_spans:

@@ -8,26 +8,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, cast
 
 import typer
 
 from flusher.context import open_queue
 from flusher.text import printable
-from spool.consent import Identity, consent
+from spool.consent import Consent, HomeState, Identity, consent, home_state
 from spool.errors import ConfigurationError
-from spool.home import Paths, open_own, publish
-from spool.queue import Queue
+from spool.home import Paths, Signature, open_own, publish
+from spool.queue import UNASKED, Queue
 
 __all__ = [
     "Dead",
     "Json",
     "Quiet",
     "complain",
+    "consent_of",
     "identity_of",
     "is_off",
+    "is_shut",
     "new_file",
     "opened",
+    "own_home",
     "person_reads",
     "print_json",
     "say",
@@ -42,22 +45,33 @@ Dead = Annotated[bool, typer.Option("--dead", help="The rejected events instead 
 
 
 def identity_of(context: typer.Context) -> Identity:
-    """Give consent as it stands now, for the app and home of the command line."""
+    """Give the identity as it stands now, for the app and home of the command line."""
+    return consent_of(context).identity
+
+
+def consent_of(context: typer.Context) -> Consent:
+    """Give consent as it stands now, with the signature of the file that it was read from."""
     name, paths = context.obj
-    return consent(name, paths, os.environ).identity
+    return consent(name, paths, os.environ)
+
+
+def own_home(context: typer.Context) -> Paths:
+    """Give the files of the home, for a command that opens or writes something there; it looks at the owner first.
+
+    ConfigurationError in the home of another user: root would leave files there that the owner can't write.
+    """
+    _name, paths = context.obj
+    if home_state(paths.home) is HomeState.FOREIGN:
+        raise ConfigurationError(f"{paths.home} belongs to another user: run this as its owner; nothing was touched")
+    return cast("Paths", paths)
 
 
 @contextmanager
-def opened(paths: Paths) -> Iterator[Queue]:
-    """Give the queue for a block. Where the reader of stdout has gone (`| head`), the command ends without an error."""
-    queue = open_queue(paths)
+def opened(paths: Paths, consent: Signature | None = UNASKED) -> Iterator[Queue]:
+    """Give the queue for a block. Who adds events names the consent, as for the class."""
+    queue = open_queue(paths, consent=consent)
     try:
         yield queue
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its own end
-        raise typer.Exit from error
     finally:
         queue.close()
 
@@ -86,7 +100,8 @@ def say(fields: dict[str, object], text: str, *, as_json: bool, quiet: bool = Fa
 def complain(line: str) -> None:
     """Write one line to stderr, made harmless for a terminal."""
     if sys.stderr is not None:  # closed, as some supervisors do
-        sys.stderr.write(f"ktx-flush: {printable(line, _MOST_CHARS)}\n")
+        with suppress(OSError):  # its reader has gone
+            sys.stderr.write(f"ktx-flush: {printable(line, _MOST_CHARS)}\n")
 
 
 def is_off(context: typer.Context, fields: dict[str, object], *, as_json: bool, quiet: bool, err: bool = False) -> bool:
@@ -100,6 +115,13 @@ def is_off(context: typer.Context, fields: dict[str, object], *, as_json: bool, 
             fields = {**fields, "result": "telemetry off", "reason": identity.decided_by}
             say(fields, text, as_json=as_json, quiet=quiet)
     return not identity.enabled
+
+
+def is_shut(context: typer.Context, fields: dict[str, object], *, as_json: bool, quiet: bool) -> bool:
+    """Tell whether the home can't be looked into, and if so say which rule makes that of telemetry."""
+    _name, paths = context.obj
+    shut = home_state(paths.home) is HomeState.UNUSABLE
+    return shut and is_off(context, fields, as_json=as_json, quiet=quiet)
 
 
 # -- a file that a person named -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ First of consent, destination, server, schedule and the last runs; then of home,
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -15,6 +16,7 @@ from flusher.delivery.state import FlushState
 from flusher.delivery.verdict import Action, Answer, judge
 from flusher.doctor.finding import Finding
 from flusher.schedule.method import Installed
+from flusher.text import error_words
 from spool.beside.loss_reasons import LossReason
 from spool.consent import Identity
 from spool.errors import DiskFullError, LockBusyError, LockUnsupportedError
@@ -34,6 +36,7 @@ __all__ = [
     "key",
     "locks",
     "network",
+    "no_home",
     "quarantine",
     "queue",
     "queue_not_seen",
@@ -68,10 +71,13 @@ def consent(identity: Identity, prefix: str, home: str, tool: str, *, debug: boo
         case "unreadable telemetry.json":
             return Finding("telemetry", "fail", what, f"run {tool} enable (or disable): it writes the file anew")
         case "home not usable":
-            mend = f"make {shlex.quote(home)} a folder that you may enter, or set {prefix}HOME to a shorter path"
+            mend = f"set HOME or {prefix}HOME to a folder that you may enter and write to"
             return Finding("telemetry", "fail", what, mend)
         case "home belongs to another user":
-            mend = f"run this as the owner of {shlex.quote(home)}, without sudo, or set {prefix}HOME"
+            mend = (
+                f"run this as the owner of {shlex.quote(home)}, without sudo; if it is yours, keep others from writing"
+                f" to it: chmod go-w {shlex.quote(home)}"
+            )
             return Finding("telemetry", "fail", what, mend)
     return Finding("telemetry", "warn", what, f"to switch it on, unset {rule}")
 
@@ -145,7 +151,8 @@ def clock(date: str | None, now: datetime) -> Finding | None:
         return Finding("clock", "ok", "agrees with the server's, to within a day")
     side = "ahead of" if now > there else "behind"
     what = f"{off.total_seconds() / _DAY_S:.1f} days {side} the server's ({there:%Y-%m-%d %H:%M} UTC)"
-    mend = "set the clock of this machine (timedatectl set-ntp true), or events get a wrong time"
+    how = "sudo sntp -sS time.apple.com" if sys.platform == "darwin" else "timedatectl set-ntp true"
+    mend = f"set the clock of this machine ({how}), or events get a wrong time"
     return Finding("clock", "fail", what, mend)
 
 
@@ -214,7 +221,7 @@ def flusher(state: FlushState, waiting: int, oldest_age_s: float | None, now: fl
 
 
 class HomeFacts(NamedTuple):
-    """The home as it stands. `mode` None: it isn't there."""
+    """The home as it stands. `mode` None: it isn't there, or can't be looked at, by the `problem`."""
 
     path: str
     mode: int | None
@@ -222,6 +229,7 @@ class HomeFacts(NamedTuple):
     mine: bool = True
     usable: bool = True
     read_only: bool = False
+    problem: str | None = None
 
 
 class FileFacts(NamedTuple):
@@ -234,15 +242,27 @@ class FileFacts(NamedTuple):
     names: int = 1
 
 
-def home(facts: HomeFacts, prefix: str) -> Finding:
+def no_home(prefix: str) -> Finding:
+    """Say that no home can be named."""
+    what = "no home can be named: HOME is not set, and the system knows none for this account"
+    return Finding("home", "fail", what, f"set HOME or {prefix}HOME to a folder of yours")
+
+
+def home(facts: HomeFacts, prefix: str, *, can_be_made: bool = True) -> Finding:
     """Say whether the home is there, ours, and ours alone to write."""
     path = shlex.quote(facts.path)
+    if facts.problem is not None:
+        mend = f"make it a folder that you may enter, or set {prefix}HOME to another place"
+        return Finding("home", "fail", f"{facts.path} can't be looked at: {facts.problem}", mend)
+    if facts.mode is None and not can_be_made:
+        mend = f"set HOME or {prefix}HOME to a folder that you may write to"
+        return Finding("home", "fail", f"{facts.path} is not there, and can't be made", mend)
     if facts.mode is None:
         return Finding("home", "warn", f"{facts.path} is not there yet", "run the host CLI once: it makes its home")
     if not facts.is_folder:
         return Finding("home", "fail", f"{facts.path} is no folder", f"move it away, or set {prefix}HOME")
     if not facts.mine:
-        mend = f'give it back: sudo chown -R "$(id -un)" {path}; or set {prefix}HOME to a folder of yours'
+        mend = f'give it back: sudo chown -R "$(id -u)" {path}; or set {prefix}HOME to a folder of yours'
         return Finding("home", "fail", f"{facts.path} belongs to another user", mend)
     if facts.read_only:
         mend = f"mount it so that it can be written, or set {prefix}HOME to another place"
@@ -264,7 +284,7 @@ def files(found: Sequence[FileFacts], folder: str) -> Finding:
         return Finding("files", "fail", what, f"move it away: mv {shlex.quote(strange[0])} somewhere else")
     foreign = [file.path for file in found if not file.mine]
     if foreign:
-        mend = f'give it back to yourself: sudo chown -R "$(id -un)" {path}'
+        mend = f'give it back to yourself: sudo chown -R "$(id -u)" {path}'
         return Finding("files", "fail", f"belongs to another user: {_first(foreign)}", mend)
     shut = [file.path for file in found if file.mode & _needed(file) != _needed(file)]
     if shut:
@@ -312,7 +332,7 @@ def locks(error: Exception | None, path: str, prefix: str) -> Finding:
         mend = f"find who holds it (fuser -v {shlex.quote(path)}), and end or continue that process"
         return Finding("locks", "fail", f"{error}: a process that was stopped?", mend)
     if error is not None:
-        return Finding("locks", "fail", str(error), f"look at {path}")
+        return Finding("locks", "fail", error_words(error), f"look at {path}")
     return Finding("locks", "ok", "files can be locked")
 
 
@@ -354,4 +374,4 @@ def canary(error: Exception | None, prefix: str) -> Finding:
         return Finding("canary", "ok", "an event went into a scratch queue and came out the same")
     full = isinstance(error, DiskFullError) or getattr(error, "errno", None) == 28  # noqa: PLR2004 - ENOSPC
     mend = "free space on the disk of the home" if full else f"mend what is said here, or set {prefix}HOME elsewhere"
-    return Finding("canary", "fail", f"no event can be queued: {error}", mend)
+    return Finding("canary", "fail", f"no event can be queued: {error_words(error)}", mend)

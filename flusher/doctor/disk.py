@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from flusher.context import WAIT_S
 from flusher.doctor.checks import FileFacts, HomeFacts
 from spool.errors import QueueDamagedError, SpoolError
-from spool.home import Paths, private_folder, read_bounded, write_new
+from spool.home import Paths, make_folder, private_folder, read_bounded, write_new
 from spool.queue import DATABASE, FileLock, Queue, Row, read_without_closing
 from spool.queue.account import Account
 
@@ -35,8 +35,10 @@ def look_at_home(home: Path) -> HomeFacts:
     try:
         status = os.stat(home)
         read_only = sys.platform != "win32" and bool(os.statvfs(home).f_flag & os.ST_RDONLY)
-    except OSError:
+    except FileNotFoundError:
         return HomeFacts(str(home), None)
+    except OSError as error:
+        return HomeFacts(str(home), None, problem=error.strerror or str(error))
     return HomeFacts(
         path=str(home),
         mode=stat.S_IMODE(status.st_mode),
@@ -103,7 +105,7 @@ def scratch(paths: Paths) -> Iterator[Path]:
             shutil.rmtree(entry.path, ignore_errors=True)
     folder = parent / f"{_PREFIX}{os.urandom(4).hex()}"
     try:  # before it is made: a Ctrl-C in between would leave it there
-        os.mkdir(folder, 0o700)
+        make_folder(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
+from flusher.context import NO_HOME
 from flusher.delivery import expiry, state
 from flusher.doctor import checks
 from flusher.doctor.disk import (
@@ -29,6 +31,7 @@ from flusher.schedule.cron import daemon_runs
 from flusher.schedule.method import stale
 from flusher.schedule.planner import look_at_all, tool
 from flusher.schedule.timetable import entry_name
+from flusher.text import error_words
 from spool.beside import aside, loss_reasons
 from spool.consent import consent, read_stored
 from spool.errors import ConfigurationError, SpoolError
@@ -39,6 +42,9 @@ from spool.queue import Row, sqlite_facts
 from spool.settings import VERSION, Limits, env_prefix, is_set
 
 __all__ = ["examine"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # The courier's own limit, and a little more.
 _ANSWER_S = 35.0
@@ -76,24 +82,30 @@ class _Examination:
 
     def run(self, *, send: bool) -> list[Finding]:
         """Look at everything, once; with `send` one canary event goes to the server."""
-        found = self.findings
         identity = consent(self.app, self.paths, self.env).identity
         debug = is_set(self.env.get(f"{self.prefix}TELEMETRY_DEBUG"))
-        found.append(checks.consent(identity, self.prefix, str(self.paths.home), self.tool, debug=debug))
-        destination = self._destination()
-        if destination is not None and self.may_send:
-            self._server(destination)
-        home = look_at_home(self.paths.home)
-        found.append(checks.home(home, self.prefix))
+        self.findings.append(checks.consent(identity, self.prefix, str(self.paths.home), self.tool, debug=debug))
+        destination = self._alone("destination", self._destination)
+        if destination is not None:
+            self._alone("server", self._server, destination)
         canary, inspected = None, None
-        if home.mode is not None and home.is_folder:
-            canary, inspected = self._disk()
+        if self._alone("home", self._home):
+            canary, inspected = self._alone("disk", self._disk) or (None, None)
         if send and canary is not None and destination is not None and destination.project_key is not None:
-            self._send(destination, canary)
-        self._schedule()
+            self._alone("delivery", self._send, destination, canary)
+        self._alone("schedule", self._schedule)
         if inspected is not None:
-            self._flusher(inspected)
-        return found
+            self._alone("flusher", self._flusher, inspected)
+        return self.findings
+
+    def _alone(self, name: str, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Do one check; one that fails is a finding, and keeps no other one from being done."""
+        try:
+            return check(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is found
+            what = f"this could not be looked at: {error_words(error)}"
+            self.findings.append(Finding(name, "fail", what, f"mend what is said there, then run {self.tool} doctor"))
+            return None
 
     # -- where events go ----------------------------------------------------------------------------------------
 
@@ -118,8 +130,12 @@ class _Examination:
         return None if found is None else found._replace(project_key=key)
 
     def _server(self, destination: Destination) -> None:
+        if not self.may_send:
+            return
         from flusher.delivery.wire import probe  # noqa: PLC0415 - posthog costs 200 ms, for telemetry that is on
 
+        if not self.may_send:  # somebody may have said no meanwhile
+            return
         try:
             answer, date = probe(destination, self.env)
         except ConfigurationError as error:
@@ -142,6 +158,8 @@ class _Examination:
         except ConfigurationError:
             return  # said above
         try:
+            if not self.may_send:  # as above
+                return
             answer = courier.send([canary]).wait(_ANSWER_S)
         finally:
             courier.close()
@@ -149,28 +167,34 @@ class _Examination:
 
     # -- where events wait --------------------------------------------------------------------------------------
 
+    def _home(self) -> bool:
+        """Judge the home; tell whether there is one to look into."""
+        if self.paths.home == NO_HOME:
+            self.findings.append(checks.no_home(self.prefix))
+            return False
+        facts = look_at_home(self.paths.home)
+        can_be_made = consent(self.app, self.paths, {}).identity.decided_by != "home not usable"
+        self.findings.append(checks.home(facts, self.prefix, can_be_made=can_be_made))
+        return facts.mode is not None and facts.is_folder
+
     def _disk(self) -> tuple[Row | None, Inspected | None]:
         """Judge file system, files, SQLite; then try locks, a canary and a copy of the queue in a scratch folder."""
         paths, found = self.paths, self.findings
-        kind = file_system(paths.home)
-        found.append(checks.network(kind, self.prefix, is_network=is_network(paths.home)))
-        files = checks.files(list(look_at_files(paths)), str(paths.spool))
-        version, takes_double_quotes = sqlite_facts()
-        sqlite = checks.sqlite(version, takes_double_quotes=takes_double_quotes)
-        found += [files, sqlite]
+        self._alone("file system", self._file_system)
+        files = self._alone("files", lambda: checks.files(list(look_at_files(paths)), str(paths.spool)))
+        sqlite = self._alone("sqlite", self._sqlite)
         quarantine = checks.quarantine(names(paths.quarantine), str(paths.quarantine))
-        if quarantine is not None:
-            found.append(quarantine)
         losses = checks.losses(loss_reasons.read(paths), self.tool)
-        if losses is not None:
-            found.append(losses)
-        if not self.may_send:
+        found += [one for one in (files, sqlite, quarantine, losses) if one is not None]
+        if not self.may_send or files is None or sqlite is None:
             return None, None
         try:
             with scratch(paths) as folder:
                 # To lock a file sets its mode right: while modes are wrong, that is left to the person.
                 locked = self._locks(folder, own=files.state == "ok")
-                canary = self._canary(folder) if sqlite.state == "ok" else None
+                canary = self._canary(folder) if sqlite.state == "ok" and self.may_send else None
+                if not self.may_send:  # somebody said no meanwhile: the copy of the queue would hold events
+                    return None, None
                 if locked and files.state == "ok" and sqlite.state == "ok":
                     return canary, self._queue(folder)
                 found.append(checks.queue_not_seen(self.tool))
@@ -178,6 +202,14 @@ class _Examination:
         except OSError as error:
             found.append(checks.canary(error, self.prefix))
             return None, None
+
+    def _file_system(self) -> None:
+        kind, home = file_system(self.paths.home), self.paths.home
+        self.findings.append(checks.network(kind, self.prefix, is_network=is_network(home)))
+
+    def _sqlite(self) -> Finding:
+        version, takes_double_quotes = sqlite_facts()
+        return checks.sqlite(version, takes_double_quotes=takes_double_quotes)
 
     def _locks(self, folder: Path, *, own: bool) -> bool:
         path = self.paths.queue_lock
@@ -209,7 +241,7 @@ class _Examination:
             inspected = inspect_queue(self.paths, folder)
         except (SpoolError, OSError) as error:
             self.findings.append(
-                Finding("queue", "warn", f"it could not be looked at: {error}", "mend what is said here")
+                Finding("queue", "warn", f"it could not be looked at: {error_words(error)}", "mend what is said here")
             )
             return None
         account = inspected.account

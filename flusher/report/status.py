@@ -9,15 +9,15 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flusher.context import open_queue
+from flusher.context import NO_HOME, open_queue
 from flusher.delivery import expiry, state
 from flusher.delivery.backoff import is_due
 from flusher.schedule.method import Plan
 from flusher.schedule.planner import look
-from flusher.text import moment
+from flusher.text import error_words, moment
 from spool.beside import aside, loss_reasons
 from spool.beside.loss_reasons import LossReason
-from spool.consent import Identity, consent, read_stored
+from spool.consent import HomeState, Identity, consent, home_state, read_stored
 from spool.errors import ConfigurationError, SpoolError
 from spool.home import Paths, listed
 from spool.launch.destination import resolve
@@ -29,7 +29,11 @@ __all__ = ["Status", "collect"]
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything that an operator asks first. `problem` is one line about what could not be read."""
+    """Everything that an operator asks first. `problem` is one line about what could not be read.
+
+    Then what the account would tell is not known, and None. `shut` tells a home that this user may not look into: no
+    fault, since telemetry is off there.
+    """
 
     identity: Identity
     account: Account
@@ -40,6 +44,7 @@ class Status:
     flush: state.FlushState
     destination: dict[str, str | None]
     problem: str | None
+    shut: bool = False
     schedule: Plan = field(default_factory=Plan)
     last_losses: list[LossReason] = field(default_factory=list)
 
@@ -54,9 +59,9 @@ class Status:
         return {
             "telemetry": {"enabled": self.identity.enabled, "decided_by": self.identity.decided_by},
             "install_id": self.identity.install_id,
-            "pending": self.account.pending,
-            "dead": self.account.dead,
-            "aside": self.aside,
+            "pending": None if self.problem else self.account.pending,
+            "dead": None if self.problem else self.account.dead,
+            "aside": None if self.shut else self.aside,
             "open_spans": self.open_spans,
             "bytes": self.bytes,
             "oldest_age_s": self.oldest_age_s,
@@ -67,7 +72,7 @@ class Status:
             "failures": self.flush.failures,
             "next_attempt": moment(self.next_attempt),
             "accounting": None if self.problem else self.account.as_json(),
-            "losses": self.account.losses,
+            "losses": None if self.problem else self.account.losses,
             "last_losses": [reason._asdict() for reason in self.last_losses],
             "destination": self.destination,
             "schedule": self.schedule.as_json(),
@@ -80,15 +85,18 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
 
     Events in aside files were captured and wait: they count in both numbers of the account.
     """
-    problem: str | None = None
+    problem = _why_shut(paths.home)
+    shut = problem is not None
     account, beside = Account(), 0
     with closing(open_queue(paths)) as queue:
         try:
-            account = queue.account()
-            known = queue.absorbed_names() if account.captured else set()
-            beside = sum(not {path.name, REFUSED + path.name} & known for path in aside.files(paths))
-        except SpoolError as error:
-            problem = str(error)
+            if not shut:
+                beside = len(aside.files(paths))
+                account = queue.account()
+                known = queue.absorbed_names() if account.captured else set()
+                beside = sum(not {path.name, REFUSED + path.name} & known for path in aside.files(paths))
+        except (SpoolError, OSError) as error:
+            problem = error_words(error)
     oldest, now = account.oldest_at, time.time()
     first = expiry.earliest(read_stored(paths.identity).created_at, now)
     return Status(
@@ -101,9 +109,22 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
         flush=state.load(paths),
         destination=_destination(app, paths, env),
         problem=problem,
+        shut=shut,
         schedule=look(app, paths),
         last_losses=loss_reasons.read(paths),
     )
+
+
+def _why_shut(home: Path) -> str | None:
+    """Say why a home can't be looked into, and what to do; None where it can be."""
+    if home == NO_HOME:
+        return "no home can be named here: set HOME, or give --home a folder"
+    match home_state(home):
+        case HomeState.UNUSABLE:
+            return f"{home} can't be looked into: make it a folder that you may enter, or give --home another one"
+        case HomeState.FOREIGN:
+            return f"{home} belongs to another user: run this as its owner"
+    return None
 
 
 def _destination(app: str, paths: Paths, env: Mapping[str, str]) -> dict[str, str | None]:

@@ -9,10 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flusher.schedule.method import Installed, call, is_there, next_by_clock, put_back, refusals_named
+from flusher.schedule.method import (
+    Installed,
+    call,
+    check_own,
+    files_in,
+    is_there,
+    next_by_clock,
+    put_back,
+    refusals_named,
+)
 from flusher.schedule.timetable import Entry, Timetable
 from spool.errors import ConfigurationError
-from spool.home import read_bounded, write_atomic
+from spool.home import make_folder, read_bounded, write_atomic
 
 __all__ = ["Launchd", "plist"]
 
@@ -32,8 +41,10 @@ class Launchd:
         return None if is_there("launchctl") else "there is no launchctl on PATH: this machine has no launchd"
 
     def installed(self) -> list[Installed]:
-        """Give the agents that bear our prefix."""
-        return [self._read(path) for path in sorted(self._folder.glob(f"{_PREFIX}*.plist"))]
+        """Give the agents that bear our prefix; on another system its folder is nobody's."""
+        if sys.platform != "darwin" and not is_there("launchctl"):
+            return []
+        return [self._read(path) for path in files_in(self._folder, f"{_PREFIX}*.plist")]
 
     def _read(self, path: Path) -> Installed:
         name = path.stem.removeprefix(_PREFIX)
@@ -48,9 +59,10 @@ class Launchd:
     def install(self, entry: Entry) -> None:
         """Write the agent and load it; what fails leaves what was there before."""
         path = self._folder / f"{_PREFIX}{entry.name}.plist"
+        check_own(self._folder)
         before = path.read_bytes() if path.exists() else None
         with refusals_named(str(path)):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_atomic(path, plist(entry))
         call("launchctl", "bootout", f"{_domain()}/{path.stem}")  # one with another timetable, if there is one
         done = call("launchctl", "bootstrap", _domain(), str(path))

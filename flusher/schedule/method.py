@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from flusher.schedule.timetable import Entry, Timetable
+from spool.consent import HomeState, home_state
 from spool.errors import ConfigurationError
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Method",
     "Plan",
     "call",
+    "check_own",
+    "files_in",
     "is_there",
     "next_by_clock",
     "put_back",
@@ -149,6 +152,22 @@ class Done(NamedTuple):
 def is_there(program: str) -> bool:
     """Tell whether PATH has the program."""
     return shutil.which(program) is not None
+
+
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    """Give the files of this pattern in a folder of a person's; none where it can't be looked into."""
+    try:
+        return sorted(path for path in map(folder.joinpath, os.listdir(folder)) if path.match(pattern))
+    except OSError:
+        return []
+
+
+def check_own(folder: Path) -> None:
+    """Raise ConfigurationError where a schedule would be written into the folder of another user, as root by sudo."""
+    if home_state(folder) is HomeState.FOREIGN:
+        raise ConfigurationError(
+            f"{folder} belongs to another user: nothing was changed; run this as its owner, without sudo"
+        )
 
 
 def call(program: str, *arguments: str, given: bytes = b"", **variables: str) -> Done:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from flusher.context import NO_HOME
 from flusher.schedule.cron import Cron
 from flusher.schedule.launchd import Launchd
 from flusher.schedule.method import Installed, Method, Plan
@@ -110,7 +111,7 @@ def remove(app: str, paths: Paths) -> tuple[Installed, ...]:
 def tool(app: str, paths: Paths, env: Mapping[str, str]) -> str:
     """Give `ktx-flush` with `--app` and `--home` where it would look elsewhere without them, for a person to copy."""
     words = ["ktx-flush"] + (["--app", app] if app != "ktx" else [])
-    if paths.home != resolve_home(app, None, env):
+    if paths.home not in (NO_HOME, resolve_home(app, None, env)):
         words += ["--home", str(paths.home)]
     return shlex.join(words)
 

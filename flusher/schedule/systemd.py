@@ -9,13 +9,23 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flusher.schedule.method import Installed, call, is_there, next_by_clock, put_back, refusals_named
+from flusher.schedule.method import (
+    Installed,
+    call,
+    check_own,
+    files_in,
+    is_there,
+    next_by_clock,
+    put_back,
+    refusals_named,
+)
 from flusher.schedule.timetable import Entry, Timetable
 from spool.errors import ConfigurationError
-from spool.home import read_bounded, write_atomic
+from spool.home import make_folder, read_bounded, write_atomic
 
 __all__ = ["Systemd", "exec_start", "read_exec_start", "service", "timer"]
 
@@ -42,9 +52,10 @@ class Systemd:
         return None
 
     def installed(self) -> list[Installed]:
-        """Give the timers that bear our prefix, read from their files."""
-        found = sorted(self._folder.glob(f"{_PREFIX}*.timer"))
-        return [self._read(path) for path in found]
+        """Give the timers that bear our prefix, read from their files; a Mac has no such folder."""
+        if sys.platform == "darwin" and not is_there("systemctl"):
+            return []
+        return [self._read(path) for path in files_in(self._folder, f"{_PREFIX}*.timer")]
 
     def _read(self, path: Path) -> Installed:
         name = path.stem.removeprefix(_PREFIX)
@@ -59,9 +70,10 @@ class Systemd:
     def install(self, entry: Entry) -> None:
         """Write both units and start the timer; what fails leaves what was there before."""
         timer_file, service_file = self._files(entry.name)
+        check_own(self._folder)
         before = {path: path.read_bytes() if path.exists() else None for path in (timer_file, service_file)}
         with refusals_named(str(self._folder)):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_atomic(service_file, service(entry).encode())
             write_atomic(timer_file, timer(entry).encode())
         try:

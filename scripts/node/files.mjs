@@ -21,6 +21,7 @@ export function stamp() {
 function makeFolder(folder, parentIsThere = false) {
   try {
     fs.mkdirSync(folder, 0o700);
+    if (POSIX) fs.chmodSync(folder, 0o700); // whatever the umask is
   } catch (error) {
     if (error.code === "EEXIST") return;
     if (error.code !== "ENOENT" || parentIsThere) throw error;

@@ -46,7 +46,8 @@ export function identityOf(app, home) {
   const off = [`${prefixOf(app)}TELEMETRY_DISABLED`, "DO_NOT_TRACK", "CI"].find((name) => isSet(process.env[name]));
   const trouble = troubleWith(home);
   const { says, installId = null } = trouble ? {} : read(`${home}/telemetry.json`);
-  if (off ?? trouble) return { installId, enabled: false, decidedBy: off ?? trouble };
+  const rule = off ?? trouble ?? (says === "absent" ? troubleWithFirstRun(home) : null);
+  if (rule) return { installId, enabled: false, decidedBy: rule };
   if (says === "unreadable") return { installId, enabled: false, decidedBy: "unreadable telemetry.json" };
   return { installId, enabled: says !== "disabled", decidedBy: says === "absent" ? "first run" : "telemetry.json" };
 }
@@ -56,17 +57,39 @@ function troubleWith(home) {
   try {
     // A name that is no UTF-8 comes as U+FFFD: that is another folder.
     if (Buffer.byteLength(home) > MAX_HOME_BYTES || home.includes("\ufffd")) return "home not usable";
-    let [found, status] = [home, statusOf(home)];
-    while (!status && path.dirname(found) !== found) status = statusOf((found = path.dirname(found)));
+    const [found, status] = nearest(home);
     if (found === home && !status.isDirectory()) return "home not usable";
     const me = process.geteuid?.() ?? status.uid;
-    const foreign = (me === 0 && status.uid !== 0) || (found === home && ![me, 0].includes(status.uid));
+    const owners = [status.uid, statusOf(found, fs.lstatSync).uid]; // whoever made a link says where it leads
+    const foreign = (me === 0 && status.uid !== 0) || (found === home && !owners.every((uid) => [me, 0].includes(uid)));
     if (!foreign) fs.accessSync(found, fs.constants.X_OK);
     return foreign ? "home belongs to another user" : null;
   } catch {
     return "home not usable";
   }
 }
+
+/** A first run leaves a file there. And where everybody may write, anybody may have deleted the one that said no. */
+function troubleWithFirstRun(home) {
+  try {
+    const [found, status] = nearest(home);
+    if (found === home && openToAll(status)) return "home belongs to another user";
+    fs.accessSync(found, fs.constants.W_OK | fs.constants.X_OK);
+    return null;
+  } catch {
+    return "home not usable";
+  }
+}
+
+/** The path, or the nearest folder above it that is there, and its status. */
+function nearest(place) {
+  let [found, status] = [place, statusOf(place)];
+  while (!status && path.dirname(found) !== found) status = statusOf((found = path.dirname(found)));
+  return [found, status];
+}
+
+/** Everybody may change the file, or what is in the folder. */
+const openToAll = (status) => process.platform !== "win32" && (status.mode & 0o1002) === 0o002;
 
 function statusOf(file, look = fs.statSync) {
   try {
@@ -82,7 +105,9 @@ function read(file) {
   try {
     descriptor = fs.openSync(file, fs.constants.O_RDONLY | (fs.constants.O_NONBLOCK ?? 0)); // a pipe holds nobody up
     const status = fs.fstatSync(descriptor);
-    if (!status.isFile() || status.size > MAX_FILE_BYTES) return { says: "unreadable" };
+    const me = process.geteuid?.() ?? status.uid;
+    const own = [status.uid, fs.lstatSync(file).uid].every((uid) => [me, 0].includes(uid)) && !openToAll(status);
+    if (!own || !status.isFile() || status.size > MAX_FILE_BYTES) return { says: "unreadable" };
     const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
     const fields = JSON.parse(decoder.decode(fs.readFileSync(descriptor)));
     const sound = ["installId", "enabled", "createdAt"].every((key) => Object.hasOwn(fields, key))

@@ -155,7 +155,8 @@ export class Telemetry {
 
   /** Tell a bare flusher where to deliver. What a Python host left there beside stays. */
   #leaveDestination(file) {
-    const { host, projectKey, catalogue } = this.#options;
+    const [host, projectKey] = [this.#options.host, this.#options.projectKey].map((value) => value?.trim() || null);
+    const { catalogue } = this.#options;
     const before = attempt(() => JSON.parse(fs.readFileSync(file, "utf8"))) ?? {};
     const project_key = projectKey ?? before.project_key ?? null;
     if (before.host === host && before.project_key === project_key) return;

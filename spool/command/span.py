@@ -131,6 +131,8 @@ class CommandSpan:
             if before is not None:
                 before.forget()
             self.touch()
+            if not self._host.identity.enabled:  # an opt-out meanwhile may not have seen the file
+                self._file.end()
 
     def _fields(self) -> dict[str, Any]:
         """Give the event's own fields."""

@@ -20,11 +20,11 @@ __all__ = ["complete", "first_run", "first_run_notice", "say"]
 _DRAFT, _SUFFIX = ".first-run-", ".json"
 
 
-def first_run(paths: Paths, install_id: str, event: str) -> bool:
+def first_run(paths: Paths, install_id: str, event: str, wait_s: float = 1.0) -> bool:
     """Make `install_id` the identity and leave its `install_first_run` aside. True for exactly one of many at once.
 
-    `event` is the event's text. Raises OSError or UnsafePathError where the home can't be written; then nothing
-    was published.
+    `event` is the event's text. Raises OSError or SpoolError where the home can't be written, or where a lock is needed
+    and can't be had in `wait_s`; then nothing was published.
     """
     private_folder(paths.spool)
     private_folder(paths.aside)
@@ -32,7 +32,7 @@ def first_run(paths: Paths, install_id: str, event: str) -> bool:
     write_new(beside, event.encode("ascii"), durable=True)
     won = False
     try:
-        won = mint(paths, install_id)
+        won = mint(paths, install_id, wait_s)
     finally:
         if not won:
             with suppress(FileNotFoundError):  # the winner has tidied up already

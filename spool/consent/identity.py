@@ -7,6 +7,7 @@ identity, so none is ever added.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,7 +15,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spool.consent.rule import FileState, HomeState, decide
-from spool.home import Paths, Signature, read_bounded, signature, sync_folder, write_atomic, write_new
+from spool.errors import LockBusyError, UnsafePathError
+from spool.home import (
+    Paths,
+    Signature,
+    has_modes,
+    make_folder,
+    private_folder,
+    read_bounded,
+    signature,
+    sync_folder,
+    write_atomic,
+    write_new,
+)
 
 __all__ = [
     "Consent",
@@ -22,6 +35,7 @@ __all__ = [
     "Identity",
     "consent",
     "decide_for_all",
+    "home_state",
     "mint",
     "project_id",
     "read_stored",
@@ -112,9 +126,12 @@ def _is_whole(value: object) -> bool:
 
 
 def read_stored(path: Path) -> TelemetryFile:
-    """Read `telemetry.json`. If it can't be read, for whatever reason, it is unreadable, which means off."""
+    """Read `telemetry.json`. If it can't be read, for whatever reason, it is unreadable, which means off.
+
+    So is one that another user has made, linked here, or may write to: that is no word of this person.
+    """
     try:
-        return parse(read_bounded(path, _MAX_BYTES))
+        return parse(read_bounded(path, _MAX_BYTES)) if _is_own_word(path) else TelemetryFile(FileState.UNREADABLE)
     except FileNotFoundError:
         # A dangling link is a file that can't be read.
         return TelemetryFile(FileState.UNREADABLE if os.path.islink(path) else FileState.ABSENT)
@@ -124,7 +141,19 @@ def read_stored(path: Path) -> TelemetryFile:
         return TelemetryFile(FileState.UNREADABLE)
 
 
-def inspect(home: Path | None) -> HomeState:
+def _is_own_word(path: Path) -> bool:
+    if not hasattr(os, "geteuid"):
+        return True
+    trusted, status = (os.geteuid(), 0), os.stat(path)
+    return {os.lstat(path).st_uid, status.st_uid} <= set(trusted) and not _open_to_all(path, status)
+
+
+def _open_to_all(path: Path, status: os.stat_result) -> bool:
+    """Tell whether every user may change the file, or what is in the folder. A group may: it is mostly one's own."""
+    return status.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH and has_modes(path)
+
+
+def home_state(home: Path | None) -> HomeState:
     """Tell whether this process may use a home, without touching it.
 
     Root in another user's home (sudo) would leave files there that the owner can't write.
@@ -133,16 +162,32 @@ def inspect(home: Path | None) -> HomeState:
         return HomeState.UNUSABLE
     try:
         status, found = _nearest(home)
+        link = os.lstat(found)
     except OSError:
         return HomeState.UNUSABLE
-    if found == home and not os.path.isdir(home):
+    if found == home and not stat.S_ISDIR(status.st_mode):
         return HomeState.UNUSABLE
-    if not hasattr(os, "geteuid"):
-        return HomeState.USABLE
-    mine = os.geteuid()
-    if (mine == 0 and status.st_uid != 0) or (found == home and status.st_uid not in (mine, 0)):
+    if hasattr(os, "geteuid"):
+        mine = os.geteuid()
+        if (mine == 0 and status.st_uid != 0) or (found == home and not {status.st_uid, link.st_uid} <= {mine, 0}):
+            return HomeState.FOREIGN
+    return HomeState.USABLE if _allows(found, os.X_OK) else HomeState.UNUSABLE
+
+
+def _state_for_first_run(home: Path) -> HomeState:
+    """Tell the same of a usable home without a `telemetry.json`: whether a first run can, and may, leave one there.
+
+    Where every user may write, any of them may have deleted the one that said no.
+    """
+    status, found = _nearest(home)
+    if found == home and hasattr(os, "geteuid") and _open_to_all(home, status):
         return HomeState.FOREIGN
-    return HomeState.USABLE if os.access(found, os.X_OK) else HomeState.UNUSABLE
+    return HomeState.USABLE if _allows(found, os.W_OK | os.X_OK) else HomeState.UNUSABLE
+
+
+def _allows(path: Path, mode: int) -> bool:
+    """Ask the system, for the user that this process acts as."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _nearest(path: Path) -> tuple[os.stat_result, Path]:
@@ -158,13 +203,29 @@ def _nearest(path: Path) -> tuple[os.stat_result, Path]:
 
 def consent(app: str, paths: Paths | None, env: Mapping[str, str]) -> Consent:
     """Say who this install is and whether it may be counted now. Reads, and never writes."""
-    home = inspect(paths.home if paths else None)
+    home = home_state(paths.home if paths else None)
     stored, seen = TelemetryFile(FileState.ABSENT), None
     if paths is not None and home is HomeState.USABLE:
         seen = signature(paths.identity)  # before the reading: a change in between shows as another signature
         stored = read_stored(paths.identity)
+        if stored.file is FileState.ABSENT:
+            home = _state_for_first_run(paths.home)
     decision = decide(app, env, home, stored.file)
     return Consent(Identity(stored.install_id, decision.enabled, decision.decided_by), stored.file, seen)
+
+
+def _mended(home: Path) -> bool:
+    """Give an empty folder of ours that can't be entered its mode: a release before this one made it so under a umask.
+
+    Nobody can have decided anything in it.
+    """
+    try:
+        if os.stat(home).st_mode & stat.S_IXUSR or os.listdir(home):
+            return False
+        private_folder(home)
+    except (OSError, UnsafePathError):
+        return False
+    return True
 
 
 class ConsentCache:
@@ -183,6 +244,8 @@ class ConsentCache:
             if unchanged and last.identity.install_id is not None:
                 return last
         found = consent(self._app, paths, env)
+        if paths is not None and found.identity.decided_by == "home not usable" and _mended(paths.home):
+            found = consent(self._app, paths, env)
         # A decision by anything else may change without the file.
         self._last = found if found.identity.decided_by in ("telemetry.json", "first run") else None
         self._home = paths.home if paths else None
@@ -219,22 +282,49 @@ def telemetry_json(install_id: str, *, enabled: bool = True) -> bytes:
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 
-def mint(paths: Paths, install_id: str) -> bool:
+def mint(paths: Paths, install_id: str, wait_s: float) -> bool:
     """Make `install_id` this install's identity, enabled, unless there is one. True for one of many at once.
 
-    The file appears whole, 0600. Raises OSError where the home can't be written.
+    The file appears whole, 0600. Raises OSError where the home can't be written, and LockBusyError where link(2) is
+    refused and the queue is held for `wait_s`.
     """
-    os.makedirs(paths.home, 0o700, exist_ok=True)
+    make_folder(paths.home)
     beside = paths.home / f".telemetry.json.{os.getpid()}.{os.urandom(4).hex()}"
     write_new(beside, telemetry_json(install_id), durable=True)
+    try:
+        won = _publish_new(beside, paths, wait_s)
+    finally:
+        with suppress(FileNotFoundError):  # it was renamed
+            os.unlink(beside)
+    if won:
+        with suppress(OSError):  # it is published; a disk that can't sync its name now may do so later
+            sync_folder(paths.home)  # a power cut must not make another install of it
+    return won
+
+
+def _publish_new(beside: Path, paths: Paths, wait_s: float) -> bool:
+    """Give a finished file the name `telemetry.json`, unless there is one; True if this did it.
+
+    By link(2), which fails where there is one. It is refused on exFAT, by much of FUSE, and on Android, where Python
+    may have none: there the name is looked for and given under the queue's lock, which ends with its process. Created
+    by its name and then written, the file could be left half: unreadable, and so off for ever.
+    """
     try:
         os.link(beside, paths.identity)
     except FileExistsError:
         return False
-    finally:
-        os.unlink(beside)
-    with suppress(OSError):  # it is published; a disk that can't sync its name now may do so later
-        sync_folder(paths.home)  # a power cut must not make another install of it
+    except (OSError, AttributeError):
+        from spool.queue import FileLock  # noqa: PLC0415 - filelock, where link(2) is refused
+
+        try:
+            with FileLock(paths.queue_lock).held(wait_s):
+                if os.path.lexists(paths.identity):
+                    return False
+                os.rename(beside, paths.identity)
+        except LockBusyError:
+            if not os.path.lexists(paths.identity):
+                raise
+            return False  # whoever was faster goes on to make the queue
     return True
 
 
@@ -253,7 +343,7 @@ def decide_for_all(paths: Paths, *, enabled: bool) -> None:
         data = (json.dumps({**fields, "enabled": enabled}, indent=2) + "\n").encode()
     else:
         data = telemetry_json(_install_id_of(fields), enabled=enabled)
-    os.makedirs(paths.home, 0o700, exist_ok=True)
+    make_folder(paths.home)
     write_atomic(paths.identity, data)
 
 

@@ -13,6 +13,7 @@ from spool.home.files import (
     is_odd,
     is_plain,
     listed,
+    make_folder,
     oddity,
     open_found,
     open_own,
@@ -26,7 +27,7 @@ from spool.home.files import (
     write_atomic,
     write_new,
 )
-from spool.home.mounts import file_system, is_network
+from spool.home.mounts import file_system, has_modes, is_network
 from spool.home.paths import Paths, resolve_home
 from spool.home.quarantine import Quarantine, write_state
 
@@ -37,11 +38,13 @@ __all__ = [
     "Quarantine",
     "Signature",
     "file_system",
+    "has_modes",
     "is_network",
     "is_odd",
     "is_plain",
     "listed",
     "lowest_free",
+    "make_folder",
     "oddity",
     "open_found",
     "open_numbers",

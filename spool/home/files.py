@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -20,6 +19,7 @@ __all__ = [
     "is_odd",
     "is_plain",
     "listed",
+    "make_folder",
     "oddity",
     "open_found",
     "open_own",
@@ -34,12 +34,15 @@ __all__ = [
     "write_new",
 ]
 
-Signature = tuple[int, int, int]
+# Time of change of the content, which anybody may set; inode; size; and time of any change, which nobody can set.
+Signature = tuple[int, int, int, int]
 Kind = Literal["file", "folder"]
 
 # No file of ours is larger: they hold state, or one event of at most 1 MB.
 _MAX_FILE_BYTES = 2_000_000
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
+# How a file system says that it can't do what others can. An owner may always change a mode where there are any.
+_NO_MODES = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # A pipe that nobody writes to is not waited for.
 _ALWAYS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -54,22 +57,52 @@ def _euid() -> int | None:
 def private_folder(path: Path) -> bool:
     """Make sure that `path` is a real folder of ours that nobody else can enter. True if it was made now.
 
-    Parents are created as needed. Raises UnsafePathError for a link, another kind of file or a foreign
+    Parents are created as needed, as private. Raises UnsafePathError for a link, another kind of file or a foreign
     owner; OSError where the machine refuses.
     """
-    made = True
-    try:
-        os.mkdir(path, _FOLDER_MODE)
-    except FileExistsError:
-        made = False
-    except FileNotFoundError:
-        os.makedirs(path.parent, _FOLDER_MODE, exist_ok=True)
-        with suppress(FileExistsError):  # another process was faster
-            os.mkdir(path, _FOLDER_MODE)
-    _check_owned(path, os.lstat(path), "folder")
-    if os.name == "posix" and stat.S_IMODE(os.lstat(path).st_mode) != _FOLDER_MODE:
-        os.chmod(path, _FOLDER_MODE)
+    made = make_folder(path)
+    status = os.lstat(path)
+    _check_owned(path, status, "folder")
+    if stat.S_IMODE(status.st_mode) != _FOLDER_MODE:
+        _set_mode(path, _FOLDER_MODE)
     return made
+
+
+def make_folder(path: Path) -> bool:
+    """Make a folder that only we can enter, and those above it that are missing. False if something is there already.
+
+    Whatever the umask is (one for all threads, so it is never changed here): the folder gets its name when it has its
+    mode. Otherwise another first run, in the moment between, would meet a folder that it can't enter.
+    """
+    if os.path.lexists(path):
+        return False
+    if path.parent != path:
+        make_folder(path.parent)
+    draft = path.with_name(f".{path.name}.new")  # of one name, so that one which a killed process left is used
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(draft, _FOLDER_MODE)
+        _check_owned(draft, os.lstat(draft), "folder")
+        _set_mode(draft, _FOLDER_MODE)
+        os.replace(draft, path)
+    except OSError as error:
+        if not os.path.lexists(path):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        with suppress(OSError):  # another process was faster, perhaps with this draft
+            os.rmdir(draft)
+        return False
+    return True
+
+
+def _set_mode(what: Path | str | int, mode: int) -> None:
+    """Give a file or folder of ours its mode, where the file system has modes: exFAT and Android's FUSE have none."""
+    if os.name != "posix":
+        return
+    try:
+        os.chmod(what, mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
 
 
 def oddity(path: Path | str, kind: Kind) -> str | None:
@@ -117,7 +150,7 @@ def restore_mode(path: Path | str) -> bool:
     status = os.lstat(path)
     shut = _odd(status, "file") is None and status.st_mode & _FILE_MODE != _FILE_MODE
     if shut:
-        os.chmod(path, _FILE_MODE)
+        _set_mode(path, _FILE_MODE)
     return shut
 
 
@@ -146,8 +179,7 @@ def open_own(path: Path | str, flags: int) -> int:
         descriptor = _open_itself(path, flags)
     try:
         _check_owned(path, os.fstat(descriptor), "file")
-        if sys.platform != "win32":
-            os.fchmod(descriptor, _FILE_MODE)
+        _set_mode(descriptor, _FILE_MODE)
     except BaseException:
         os.close(descriptor)
         raise
@@ -222,7 +254,7 @@ def signature(path: Path) -> Signature | None:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
+    return status.st_mtime_ns, status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def write_new(path: Path, data: bytes, *, durable: bool = False) -> None:

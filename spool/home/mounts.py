@@ -1,4 +1,4 @@
-"""Is a path on a network file system? SQLite's WAL needs memory that two machines don't share."""
+"""On what file system is a path? SQLite's WAL needs memory that two machines don't share; and some know no modes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["file_system", "is_network"]
+__all__ = ["file_system", "has_modes", "is_network"]
 
 _NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs",
     "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb2", "smb3", "smbfs", "virtiofs",
     "fuse.ceph", "fuse.davfs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs",
 }  # fmt: skip
+# Where every file shows the same mode, mostly 0777, and to change it does nothing. So does much of FUSE.
+_WITHOUT_MODES = {"9p", "cifs", "drvfs", "exfat", "fakeowner", "fuseblk", "msdos", "ntfs", "ntfs3", "smb3", "smbfs",
+                  "vboxsf", "vfat", "virtiofs"}  # fmt: skip
 _TABLE = Path("/proc/self/mountinfo")
 
 
@@ -22,6 +25,12 @@ def is_network(path: Path, table: Path = _TABLE) -> bool:
     Read from Linux's table of mounts (proc(5), mountinfo); where there is none, the answer is no.
     """
     return file_system(path, table) in _NETWORK
+
+
+def has_modes(path: Path, table: Path = _TABLE) -> bool:
+    """Tell whether the mode of a file says who may write it, as far as the type of its file system tells."""
+    kind = file_system(path, table) or ""
+    return kind not in _WITHOUT_MODES and not kind.startswith("fuse.")
 
 
 def file_system(path: Path, table: Path = _TABLE) -> str | None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from spool.errors import ConfigurationError, SpoolError
 from spool.home import Paths, read_state, write_state
-from spool.settings import DEFAULT_HOST, Limits, env_prefix, is_set
+from spool.settings import DEFAULT_HOST, Limits, env_prefix, is_set, stripped
 
 __all__ = ["Destination", "check_host", "host_catalogue", "host_limits", "leave", "resolve"]
 
@@ -73,14 +73,15 @@ def resolve(
     Raises ConfigurationError for a broken file, a host that can't be used or a personal key.
     """
     prefix = env_prefix(app)
-    key = key or env.get(prefix + "TELEMETRY_KEY") or None
-    named = [("--host", host), (prefix + "TELEMETRY_ENDPOINT", env.get(prefix + "TELEMETRY_ENDPOINT"))]
+    key = stripped(key) or stripped(env.get(prefix + "TELEMETRY_KEY"))
+    variable = prefix + "TELEMETRY_ENDPOINT"
+    named = [("--host", stripped(host)), (variable, stripped(env.get(variable)))]
     left = _read(paths) if key is None or not any(value for _, value in named) else {}
-    named += [(str(paths.destination), left.get("host")), ("the default", DEFAULT_HOST)]
-    host_from, host = next((source, value.strip()) for source, value in named if value and value.strip())
+    named += [(str(paths.destination), stripped(left.get("host"))), ("the default", DEFAULT_HOST)]
+    host_from, host = next((source, value) for source, value in named if value)
     variable = prefix + "TELEMETRY_ALLOW_HTTP"
     check_host(host, None if is_set(env.get(variable)) else variable, host_from)
-    destination = Destination(host, key or left.get("project_key"), host_from)
+    destination = Destination(host, key or stripped(left.get("project_key")), host_from)
     if destination.project_key is not None:
         _check_key(destination.project_key)
     return destination

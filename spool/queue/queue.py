@@ -29,13 +29,13 @@ from spool.interrupts import signals_held
 from spool.queue.cache import Cache, as_spool_error, check_readable, open_cache, translated
 from spool.queue.connection import is_lost
 from spool.queue.lock import FileLock
-from spool.queue.transaction import DeadLetter, Row, Transaction
+from spool.queue.transaction import REFUSED, Beside, DeadLetter, Row, Transaction
 from spool.settings import Durability, Limits
 
 if TYPE_CHECKING:
     from spool.queue.account import Account
 
-__all__ = ["CHUNK", "REFUSED", "Queue"]
+__all__ = ["CHUNK", "REFUSED", "UNASKED", "Queue"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -44,8 +44,8 @@ P = ParamSpec("P")
 CHUNK = 500
 # Events that are read at once: as many as go into a request.
 PAGE = 500
-# Marks the name of a file that holds no event, among those that were absorbed: it goes to quarantine.
-REFUSED = "!"
+# The signature of no file: for a queue that no consent governs, such as a scratch queue.
+UNASKED: Signature = (0, 0, 0, 0)
 # Enough for a folder that vanishes twice, damage that shows twice and is rebuilt, and a full disk that is given room.
 _MOST_TRIES = 6
 # A fork waits a little longer than the capture of another thread may take, which it must not interrupt.
@@ -63,6 +63,11 @@ class Queue:
     at most `wait_s` (`Limits.lock_wait_s` by default) and raise UnavailableError where the queue can't be
     had, with nothing done. A damaged queue is moved to quarantine and salvaged on the way. `reserve` is a file
     whose space is given up when the disk is full.
+
+    `consent` is the signature of the `telemetry.json` under which events are added, as it was when it was asked (None:
+    there was no such file). Whatever adds one asks inside its transaction whether that still is the file. If not,
+    ConsentChangedError is raised and nothing was written. So an opt-out, which deletes what waits under the same lock,
+    finds every event that was added before it, and none is added after it.
     """
 
     def __init__(  # noqa: PLR0913 - what a flusher's differs in, each by name
@@ -74,7 +79,9 @@ class Queue:
         wait_s: float | None = None,
         clock: Callable[[], float] = time.time,
         reserve: Path | None = None,
+        consent: Signature | None = UNASKED,
     ) -> None:
+        self.consent = consent
         self.limits = limits or Limits()
         self.wait_s = self.limits.lock_wait_s if wait_s is None else wait_s
         self._clock = clock
@@ -93,18 +100,15 @@ class Queue:
 
     # -- events -----------------------------------------------------------------------------------------
 
-    def append(self, text: str, *, consent: Signature | None = None, closes: str | None = None) -> int:
+    def append(self, text: str, *, consent: Signature | None = UNASKED, closes: str | None = None) -> int:
         """Add one event; give its sequence number. Over a limit the oldest pending event goes, counted.
 
-        `consent` is the signature of the `telemetry.json` that allowed the event: where the file is another one by
-        now, ConsentChangedError is raised and nothing is written. `closes` is the uuid of a command whose event this
-        is: 0 where that is in the queue already.
+        `consent` as for the class, for an event that was allowed by itself. `closes` is the uuid of a command whose
+        event this is: 0 where that is in the queue already.
         """
-        return self._do(self._append, text, consent, closes)
+        return self._add(self.consent if consent == UNASKED else consent, self._append, text, closes)
 
-    def _append(self, transaction: Transaction, text: str, consent: Signature | None, closes: str | None) -> int:
-        if consent is not None and signature(self._paths.identity) != consent:
-            raise ConsentChangedError("telemetry.json was changed since it was asked")
+    def _append(self, transaction: Transaction, text: str, closes: str | None) -> int:
         if closes is not None and not transaction.close_spans([closes], self._paths):
             return 0
         number = transaction.append(text, self._clock())
@@ -113,7 +117,7 @@ class Queue:
 
     def append_all(self, texts: Iterable[str]) -> int:
         """Add several events in one transaction: all of them or none. Gives how many."""
-        return self._do(self._append_all, list(texts))
+        return self._add(self.consent, self._append_all, list(texts))
 
     def _append_all(self, transaction: Transaction, texts: list[str]) -> int:
         for text in texts:
@@ -127,7 +131,7 @@ class Queue:
         `lost` are commands of which no event could be made, with the cause of the loss. All in one transaction; a
         caller that is killed before it removed the files may come again with the same ones.
         """
-        return self._do(self._close_spans, events, lost)
+        return self._add(self.consent, self._close_spans, events, lost)
 
     def _close_spans(self, transaction: Transaction, events: Mapping[str, str], lost: Mapping[str, str]) -> int:
         new = transaction.close_spans([*events, *lost], self._paths)
@@ -153,7 +157,7 @@ class Queue:
         caller that is killed before it removed the files may come again with the same ones. `kept` are names of
         before, of files that are still there.
         """
-        return self._do(self._absorb, files, refused or {}, rejected or {}, list(kept))
+        return self._add(self.consent, self._absorb, files, refused or {}, rejected or {}, list(kept))
 
     def _absorb(
         self,
@@ -219,7 +223,7 @@ class Queue:
 
         One transaction: a loss is reported once, by an event that is itself in the queue.
         """
-        return self._do(self._report_losses, build)
+        return self._add(self.consent, self._report_losses, build)
 
     def _report_losses(self, transaction: Transaction, build: Callable[[dict[str, int]], str]) -> bool:
         losses = dict(transaction.ledger.unreported)
@@ -276,7 +280,7 @@ class Queue:
     def retry_dead(self, letters: Iterable[DeadLetter]) -> int:
         """Put dead letters back into the queue. Gives how many."""
         batch = list(letters)
-        return self._do(Transaction.retry_dead, batch, self._clock()) if batch else 0
+        return self._add(self.consent, Transaction.retry_dead, batch, self._clock()) if batch else 0
 
     def purge_dead(self, cause: str = "purged") -> int:
         """Delete the dead letters, counted under `cause`. Gives how many."""
@@ -296,26 +300,36 @@ class Queue:
         if self.exists():
             self._do(verify)
 
-    def wipe(self, cause: str = "opted_out") -> int:
+    def wipe(
+        self,
+        beside: Callable[[], Beside] = Beside,
+        delete: Callable[[], None] = lambda: None,
+        cause: str = "opted_out",
+    ) -> int:
         """Delete every event that waits or is dead, without a trace in free pages; the counters stay.
 
-        Gives how many went. They are counted under `cause`. SQLite leaves deleted text in free pages: the queue is
-        replaced by a new one.
+        Gives how many went, together with what `beside` finds, which `delete` deletes; all in one turn. They are
+        counted under `cause`, once, also when this is killed and done again. SQLite leaves deleted text in free pages:
+        the queue is replaced by a new one.
         """
         from spool.queue.recovery import counters, replace  # noqa: PLC0415 - once for each opt-out
 
-        if not self.exists():
-            return 0
-        with self._turn() as deadline, translated():
-            try:
-                with translated():
-                    rows, gone = counters(self._connected(deadline), cause)
-            except QueueDamagedError as damage:  # the counters of what reads
-                self._rebuild(str(damage))
-                rows, gone = counters(self._connected(deadline), cause)
-            self._disconnect()
-            replace(self._paths, self._durability, rows)
-            return gone
+        gone = 0
+        with self._turn() as deadline, translated(), streams_kept_free():
+            found = beside()
+            if self.exists() or any(found):
+                try:
+                    with translated():
+                        rows, gone = counters(self._connected(deadline), cause, found)
+                except QueueDamagedError as damage:  # the counters of what reads
+                    self._rebuild(str(damage))
+                    rows, gone = counters(self._connected(deadline), cause, found)
+                self._disconnect()
+                replace(self._paths, self._durability, rows)
+            delete()
+            if any(found):  # the names of what is gone may tell something, and the queue need not know them any more
+                replace(self._paths, self._durability, {**rows, **Beside().rows()})
+        return gone
 
     def rebuild(self, reason: str) -> None:
         """Move the queue to quarantine and go on with what reads: for one that hides what it holds."""
@@ -377,6 +391,22 @@ class Queue:
             self._owner = None
         with suppress(RuntimeError):  # nothing: another thread has it
             self._threads.release()
+
+    def _add(
+        self,
+        consent: Signature | None,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation that adds events, under the consent that its caller has asked for."""
+
+        def under_consent(transaction: Transaction) -> T:
+            if consent != UNASKED and signature(self._paths.identity) != consent:
+                raise ConsentChangedError("telemetry.json was changed since it was asked")
+            return operation(transaction, *args, **kwargs)
+
+        return self._do(under_consent)
 
     def _do(self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `operation` in one transaction: when this returns, what it did is on disk.

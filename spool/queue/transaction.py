@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from spool.queue.ledger import Ledger
 from spool.queue.rows import FORMAT, decode, decode_number, encode, encode_number
 from spool.settings import Limits
 
-__all__ = ["META", "DeadLetter", "Row", "Transaction", "is_letter", "is_sound", "names_in"]
+__all__ = ["META", "REFUSED", "Beside", "DeadLetter", "Row", "Transaction", "is_letter", "is_sound", "names_in"]
 
 META: dict[int | str, int | str] = {
     "absorbed": "[]",
@@ -35,6 +35,8 @@ DEAD_LIMIT = 1_000
 MOST_DROPS = 100
 # What is read at once: as much as goes into a request.
 PAGE_CHARS = 4 * 1024 * 1024
+# Marks the name of a file that holds no event, among those that were absorbed: it goes to quarantine.
+REFUSED = "!"
 _DEAD = "dead:"
 
 
@@ -55,6 +57,19 @@ class DeadLetter(NamedTuple):
     stored_at: float
     reason: str
     died_at: float
+
+
+class Beside(NamedTuple):
+    """What stands beside the queue: events and notes of losses by their files' names, open commands by their uuids."""
+
+    events: Collection[str] = ()
+    commands: Collection[str] = ()
+    losses: Mapping[str, tuple[str, int]] = {}
+
+    def rows(self) -> dict[int | str, int | str]:
+        """Give the rows by which a queue knows that all this was counted."""
+        absorbed = json.dumps(sorted([*self.events, *self.losses]))
+        return {"absorbed": absorbed, "closed": json.dumps(sorted(self.commands))}
 
 
 class Transaction:
@@ -219,6 +234,10 @@ class Transaction:
             kept = [one for one in closed if os.path.lexists(paths.span(one))]
             self._cache.set("closed", json.dumps(kept + new))
         return new
+
+    def closed_spans(self) -> list[str]:
+        """Give the uuids of commands whose event is in the queue, though their span's file may still be there."""
+        return self._names("closed")
 
     def _names(self, key: str) -> list[str]:
         return names_in(self._cache.get(key))

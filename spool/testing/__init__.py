@@ -27,7 +27,7 @@ from uuid import uuid4
 import pytest
 
 from spool.consent import telemetry_json
-from spool.home import Paths, write_new
+from spool.home import Paths, private_folder, write_new
 from spool.host import Host, living
 from spool.settings import GUARD, TESTING, env_prefix
 from spool.testing.captured import Captured
@@ -60,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def captured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
     """The events that the code under test spooled, with assertions: `one`, `none`, `all`, `opted_out`."""
     paths = Paths(tmp_path_factory.mktemp("spool-home"))
+    private_folder(paths.home)  # a test before may have left a umask
     write_new(paths.identity, telemetry_json(str(uuid4())))
     under_way = {host: host.span for host in living}
     with pytest.MonkeyPatch.context() as patch:  # the test's own `monkeypatch.undo()` leaves this alone

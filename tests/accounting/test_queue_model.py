@@ -84,7 +84,7 @@ class QueueMachine(RuleBasedStateMachine):
     def forbidden(self, who: int) -> None:
         """Somebody changed the consent meanwhile: nothing is written, no number is used up."""
         with pytest.raises(ConsentChangedError):
-            self.queues[who].append(event(0, 0), consent=(1, 2, 3))
+            self.queues[who].append(event(0, 0), consent=(1, 2, 3, 4))
 
     @rule(who=who, sizes=st.lists(st.integers(0, 300), max_size=15))
     def append_all(self, who: int, sizes: list[int]) -> None:

@@ -160,6 +160,15 @@ HOMES = {
     "another user's": "mkdir home; chown 65534 home",
     "below another user's": "chown 65534 .",
     "not to be entered": "mkdir -m 600 home",
+    "everybody's": "mkdir -m 777 home",
+    "everybody's, each his own": "mkdir -m 1777 home",
+    "everybody's, with a file": "mkdir -m 777 home; cp ../file0/telemetry.json home",
+    "a group's": "mkdir -m 775 home",
+    "a file that everybody may write": "mkdir home; cp ../file0/telemetry.json home; chmod 666 home/telemetry.json",
+    "a file that a group may write": "mkdir home; cp ../file0/telemetry.json home; chmod 664 home/telemetry.json",
+    "another user's file": "mkdir home; cp ../file0/telemetry.json home; chown 65534 home/telemetry.json",
+    "another user's link to a file": "mkdir home; ln -s ../../file0/telemetry.json home; chown -h 65534 home/*",
+    "another user's link": "ln -s ../file0 home; chown -h 65534 home",
 }
 # All in one process: it changes its environment for each.
 ASK = """

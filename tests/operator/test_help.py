@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from spool import Telemetry
 from spool.home import Paths
 from spool.queue import Queue
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import KEY, environment
+from tests.support.processes import KEY, environment, run_python
 
 # Changes the machine's own tables: tests/starting/test_schedule*.py run it against tables of their own.
 ELSEWHERE = ("schedule",)
@@ -66,6 +67,37 @@ def test_the_help_on_a_page_has_an_example_to_a_line() -> None:
     printed = [line.strip() for line in done.stdout.splitlines()]
     start = printed.index("Examples:") + 1
     assert printed[start : start + 3] == examples(COMMANDS["run"])
+
+
+# All helps in one process.
+HELPS = """
+import contextlib, io, json, sys
+from flusher.cli import main
+helps = {}
+for words in json.loads(sys.argv[1]):
+    out = io.StringIO()
+    sys.argv = ["ktx-flush", *words.split(), "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(out):
+        main()
+    helps[words] = out.getvalue()
+print(json.dumps(helps))
+"""
+
+
+@pytest.mark.parametrize("columns", [30, 60, 63, 64, 80])
+def test_a_narrow_terminal_has_the_whole_help(columns: int) -> None:
+    """No option, command or description is cut, and an example stays on its line."""
+    names = ["", "schedule", *COMMANDS]
+    helps = json.loads(run_python(HELPS, json.dumps(names), env=environment(COLUMNS=str(columns))).stdout)
+    for words, text in helps.items():
+        assert not re.search(r"…|[a-z,]\.\.\.( |$)", text.replace("uuids...", "")), text
+        for line in examples(COMMANDS.get(words, "")):
+            assert line in text or columns == 30
+    options = set(re.findall(r"--[a-z][a-z-]+", helps[""]))
+    assert options >= {"--app", "--home", "--version", "--install-completion", "--show-completion", "--help"}
+    assert "--max-seconds" in helps["run"]
+    for name in COMMANDS:
+        assert name.split()[0] in helps[""]
 
 
 @pytest.fixture

@@ -161,6 +161,9 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_a_file_that_does_not_read_means_off_and_stays_as_it_is",
         "test_whatever_keeps_the_file_from_being_read_means_off",
     ),
+    "So it is if another user has written it, or everybody may write to it.": (
+        "test_consent_of_another_user_is_not_taken",
+    ),
     "`ktx-flush enable` mends such a file.": ("test_a_file_that_does_not_read_means_off_and_stays_as_it_is",),
     "The first run makes the install id and writes one line to stderr, also where there is no terminal.": (
         "test_a_headless_first_run_is_counted",

@@ -16,7 +16,7 @@ from spool.queue.connection import DATABASE, LOG, new_database
 from spool.queue.recovery.damaged import read_damaged
 from spool.queue.recovery.salvage import salvaged
 from spool.queue.rows import encode_number
-from spool.queue.transaction import META, Transaction
+from spool.queue.transaction import META, REFUSED, Beside, Transaction
 from spool.settings import Durability
 
 __all__ = ["counters", "create", "rebuild", "renew", "replace"]
@@ -43,17 +43,24 @@ def create(paths: Paths, durability: Durability, timeout_s: float) -> None:
             sync_folder(folder)
 
 
-def counters(cache: Cache, cause: str) -> tuple[dict[Key, Value], int]:
+def counters(cache: Cache, cause: str, beside: Beside) -> tuple[dict[Key, Value], int]:
     """Give the rows of an empty queue with the counters of this one, and how many events go.
 
-    Those are counted as lost by `cause`.
+    Those are counted as lost by `cause`, here and beside, each once: what a run that was killed has counted already is
+    known by its name. The names stay in the queue until the files are gone.
     """
     transaction = Transaction(cache)
     ledger, (sequence, _rows, _size) = transaction.ledger, transaction.totals()
-    gone = transaction.pending + ledger.dead
-    ledger.lose(cause, gone)
+    inside = transaction.pending + ledger.dead
+    ledger.lose(cause, inside)
     ledger.dead = 0
-    return {"sequence": encode_number(sequence), "ledger": ledger.encode()}, gone
+    known = {name.removeprefix(REFUSED) for name in transaction.absorbed_names()}
+    told = {name.removesuffix(".json")[-36:] for name in beside.events}  # commands whose event went aside
+    outside = len(set(beside.events) - known) + len(set(beside.commands) - told - set(transaction.closed_spans()))
+    ledger.lose(cause, outside, entered=False)
+    for name in beside.losses.keys() - known:
+        ledger.lose(*beside.losses[name], entered=False)
+    return {"sequence": encode_number(sequence), "ledger": ledger.encode(), **beside.rows()}, inside + outside
 
 
 def replace(paths: Paths, durability: Durability, rows: Mapping[Key, Value]) -> None:
