@@ -8,7 +8,6 @@ from datetime import datetime
 
 import msgspec
 
-from flusher.delivery.expiry import FIRST_YEAR
 from spool.queue import Row
 
 __all__ = ["DELAYS", "DeliveryCounts"]
@@ -41,22 +40,18 @@ class DeliveryCounts:
         self.longest_delay_s = 0.0
 
     def add(self, delivered: Iterable[Row], now: float) -> None:
-        """Count events that were acknowledged at `now`. A timestamp in the future counts as no delay.
-
-        One from before there was a PostHog is that of a clock that was not set: it counts as long, and tells no time.
-        """
+        """Count events that were acknowledged at `now`. A timestamp in the future counts as no delay."""
         for stored in delivered:
             try:
                 head = _read(stored.text)
                 happened = datetime.fromisoformat(head.timestamp).timestamp()
-            except (msgspec.DecodeError, ValueError, OverflowError):  # delivered all the same: counted without its name
+            except (msgspec.DecodeError, ValueError):  # delivered all the same: counted without its name
                 self.other_events += 1
                 continue
             self._count(head.event[:_MOST_NAME_CHARS])
             delay_s = max(0.0, now - happened)
             self.delays[bisect_right(_DELAY_LIMITS_S, delay_s)] += 1
-            if happened >= FIRST_YEAR:
-                self.longest_delay_s = max(self.longest_delay_s, delay_s)
+            self.longest_delay_s = max(self.longest_delay_s, delay_s)
 
     def _count(self, name: str) -> None:
         if name in self.events or len(self.events) < _MOST_NAMES:

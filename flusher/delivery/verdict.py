@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
-__all__ = ["Action", "Answer", "Verdict", "judge", "retry_after_s"]
+__all__ = ["Action", "Answer", "Verdict", "judge", "moment_of", "retry_after_s"]
 
 
 class Action(enum.Enum):
@@ -29,6 +29,7 @@ class Answer(NamedTuple):
     status: int | None = None
     body: str = ""
     retry_after: str | None = None
+    date: str | None = None  # the server's clock, as it says
     redirected: bool = False
     error: str = ""
     unusable: bool = False  # the request can't even be made here: certificates, proxy settings
@@ -64,7 +65,7 @@ def judge(answer: Answer, now: datetime) -> Verdict:
     """Decide on a batch; every status from 100 to 599 has its row.
 
     ACKNOWLEDGE is a 200 with PostHog's own body and no redirect, and nothing else. SPLIT on a single event
-    makes it a dead letter. `now` is for a Retry-After that is a date.
+    makes it a dead letter. `now` is for a Retry-After that is a date, where the server says no time of its own.
     """
     status = answer.status
     if status is None:
@@ -77,7 +78,7 @@ def judge(answer: Answer, now: datetime) -> Verdict:
             Action.STOP,
             f"the host redirects elsewhere ({status}): give the address that it leads to, or mend the proxy",
         )
-    wait_s = retry_after_s(answer.retry_after, now)
+    wait_s = retry_after_s(answer.retry_after, moment_of(answer.date) or now)
     if status == 200:  # noqa: PLR2004 - HTTP OK
         if _is_posthog(answer.body):
             return Verdict(Action.ACKNOWLEDGE, "delivered")
@@ -102,6 +103,15 @@ def _is_posthog(body: str) -> bool:
     return status == "Ok" or (type(status) is int and status == 1)
 
 
+def moment_of(header: str | None) -> datetime | None:
+    """Read an HTTP date; None for what is none."""
+    try:
+        moment = parsedate_to_datetime(header or "")
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
 def retry_after_s(header: str | None, now: datetime) -> float | None:
     """Read Retry-After in both its forms, seconds or an HTTP date; None for what is neither."""
     if header is None or not header.strip():
@@ -109,11 +119,8 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
     try:
         seconds = float(header)
     except ValueError:
-        try:
-            moment = parsedate_to_datetime(header)
-        except (ValueError, TypeError, OverflowError):
+        moment = moment_of(header)
+        if moment is None:
             return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
         seconds = (moment - now).total_seconds()
     return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None  # noqa: PLR0124 - NaN

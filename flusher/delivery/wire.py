@@ -120,18 +120,18 @@ class Courier:
             return failure(error, self._session.proxy_variable)
 
 
-def probe(destination: Destination, env: Mapping[str, str]) -> tuple[Answer, str | None]:
+def probe(destination: Destination, env: Mapping[str, str]) -> Answer:
     """Send an empty batch, without key and id, to where events go: PostHog answers 400.
 
-    Gives the answer and its Date header. Raises ConfigurationError for a host, a proxy or a CA bundle that can't be
+    Raises ConfigurationError for a host, a proxy or a CA bundle that can't be
     used.
     """
     with _session(destination, env) as session:
         try:
             response = session.request("POST", _address(destination), json={"batch": []}, timeout=_PROBE_TIMEOUT_S)
-            return _answer(response, session.proxy_variable), response.headers.get("Date")
+            return _answer(response, session.proxy_variable)
         except Exception as error:  # noqa: BLE001 - whatever keeps the request from its answer is what a person asked for
-            return failure(error, session.proxy_variable), None
+            return failure(error, session.proxy_variable)
 
 
 def _answer(response: requests.Response, proxy_variable: str | None) -> Answer:
@@ -145,7 +145,10 @@ def _answer(response: requests.Response, proxy_variable: str | None) -> Answer:
             response.close()
             break
     text = body[:_BODY_BYTES].decode("utf-8", "replace")
-    return Answer(response.status_code, text, response.headers.get("Retry-After"), bool(response.history))
+    headers = response.headers
+    return Answer(
+        response.status_code, text, headers.get("Retry-After"), headers.get("Date"), redirected=bool(response.history)
+    )
 
 
 def failure(error: Exception, proxy_variable: str | None = None) -> Answer:

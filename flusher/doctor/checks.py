@@ -8,12 +8,11 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from flusher.delivery.state import FlushState
-from flusher.delivery.verdict import Action, Answer, judge
+from flusher.delivery.verdict import Action, Answer, judge, moment_of
 from flusher.doctor.finding import Finding
 from flusher.schedule.method import Installed
 from flusher.text import error_words
@@ -141,11 +140,9 @@ def server(address: str, answer: Answer, now: datetime) -> Finding:
 
 def clock(date: str | None, now: datetime) -> Finding | None:
     """Compare this machine's clock with the server's; None where the server tells no time."""
-    try:
-        there = parsedate_to_datetime(date or "")
-    except (ValueError, TypeError, OverflowError):
+    there = moment_of(date)
+    if there is None:
         return None
-    there = there.replace(tzinfo=UTC) if there.tzinfo is None else there
     off = abs(there - now)
     if off <= timedelta(days=1):
         return Finding("clock", "ok", "agrees with the server's, to within a day")

@@ -137,13 +137,13 @@ class _Examination:
         if not self.may_send:  # somebody may have said no meanwhile
             return
         try:
-            answer, date = probe(destination, self.env)
+            answer = probe(destination, self.env)
         except ConfigurationError as error:
             self.findings.append(checks.connection(str(error)))
             return
         now = datetime.now(UTC)
         self.findings.append(checks.server(destination.host, answer, now))
-        clock = checks.clock(date, now)
+        clock = checks.clock(answer.date, now)
         if clock is not None:
             self.findings.append(clock)
 

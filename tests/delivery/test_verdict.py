@@ -83,6 +83,14 @@ def test_retry_after_is_read_in_both_its_forms(header: str | None, seconds: floa
     assert retry_after_s(header, NOW) == seconds
 
 
+def test_retry_after_counts_by_the_servers_own_clock() -> None:
+    """This machine's may be off by a month: the server tells its own, and waits as long by it."""
+    answer = Answer(503, retry_after="Mon, 23 Nov 2026 12:02:00 GMT", date="Mon, 23 Nov 2026 12:00:00 GMT")
+    for now in (NOW, NOW - timedelta(days=30), NOW + timedelta(days=400)):
+        assert judge(answer, now).retry_after_s == 120.0
+    assert judge(answer._replace(date="soon"), NOW - timedelta(seconds=60)).retry_after_s == 180.0
+
+
 def test_the_waits_of_a_run_are_about_one_two_four() -> None:
     """With jitter of a quarter; Retry-After is a minimum."""
     rng = random.Random(1)
