@@ -45,7 +45,7 @@ class DeliveryCounts:
             try:
                 head = _read(stored.text)
                 happened = datetime.fromisoformat(head.timestamp).timestamp()
-            except (msgspec.DecodeError, ValueError):  # delivered all the same: counted without its name
+            except (msgspec.DecodeError, ValueError, OverflowError):  # delivered all the same: counted without its name
                 self.other_events += 1
                 continue
             self._count(head.event[:_MOST_NAME_CHARS])

@@ -196,10 +196,10 @@ def _deliver(context: Context, queue: Queue, destination: Destination, before: s
         report.requests = courier.requests
     fits = drain.most_bytes if drain.most_bytes < BATCH_BYTES else None
     failed = before.failed_runs
-    if report.result.exit_code == _FAILED:
+    if report.delivered or report.rejected:
+        failed = ()  # the destination takes events: it has not refused those that are left
+    elif report.result.exit_code == _FAILED:
         failed = _expire(context, queue, failed)
-    elif report.result in (Result.DELIVERED, Result.REJECTED):
-        failed = ()
     _remember(context, replace(before, batch_bytes=fits, failed_runs=failed), retry_after_s)
 
 

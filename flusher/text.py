@@ -26,5 +26,10 @@ def counted(count: int, noun: str) -> str:
 
 
 def moment(seconds: float | None) -> str | None:
-    """Write seconds since the epoch as RFC 3339."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    """Write seconds since the epoch as RFC 3339; None also for a time beyond the calendar."""
+    if seconds is None:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):
+        return None

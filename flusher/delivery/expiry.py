@@ -15,7 +15,6 @@ from typing import NamedTuple
 from spool.queue import Row
 
 __all__ = [
-    "FIRST_YEAR",
     "FailedRun",
     "age_s",
     "apart_s",
@@ -29,7 +28,7 @@ __all__ = [
 
 _DAY_S = 24 * 3600.0
 # PostHog's first year: no event of ours is older, and clocks that lost their time begin before.
-FIRST_YEAR = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+_FIRST_YEAR = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
 # Of a maximal age, so that few runs are noted however high it is.
 _MOST_NOTED = 32
 
@@ -75,13 +74,13 @@ def earliest(created_at: str, now: float) -> float:
     try:
         created = datetime.fromisoformat(created_at).timestamp()
     except (ValueError, OverflowError):
-        return FIRST_YEAR
-    return created if FIRST_YEAR < created <= now else FIRST_YEAR
+        return _FIRST_YEAR
+    return created if _FIRST_YEAR < created <= now else _FIRST_YEAR
 
 
 def age_s(stored_at: float, earliest: float, now: float) -> float:
-    """Give how long an event has waited, as far as that can be true."""
-    return max(0.0, now - max(stored_at, earliest))
+    """Give how long an event has waited: since the install, where it was stored by a clock that was not set."""
+    return max(0.0, now - (stored_at if stored_at >= _FIRST_YEAR else earliest))
 
 
 def plausible(runs: Sequence[FailedRun], now: float, earliest: float) -> list[FailedRun]:

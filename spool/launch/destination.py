@@ -113,7 +113,9 @@ def check_host(host: str, variable: str | None, host_from: str = "the host CLI")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError(f"{shown} has a user, query or fragment in it: give the address only")
     if parts.scheme not in ("http", "https") or not name:
-        raise ConfigurationError(f"{shown} has no scheme: write https:// before it")
+        if "@" in host:
+            raise ConfigurationError(f"{shown} has no scheme: write https:// before it")
+        raise ConfigurationError(f"{shown} has no scheme: write https://{host.rsplit('://', maxsplit=1)[-1]}")
     if not host.isprintable() or not _is_name(name):
         raise ConfigurationError(f"{shown} is no address, for its name can't exist: {_GIVE}")
     if parts.scheme == "http" and name not in ("localhost", "127.0.0.1", "::1") and variable is not None:
