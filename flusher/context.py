@@ -18,7 +18,7 @@ from flusher.delivery.expiry import uptime
 from spool.consent import Identity, consent
 from spool.home import Paths, Quarantine, Signature
 from spool.launch.destination import host_limits
-from spool.queue import UNASKED, FileLock, Queue
+from spool.queue import BY_FLUSHER, UNASKED, FileLock, Queue
 from spool.queue.account import Account
 from spool.settings import Durability
 
@@ -177,10 +177,13 @@ def open_queue(
 ) -> Queue:
     """Give the queue for the flusher and its commands, which drop no event over a limit of count or bytes.
 
-    Only a capture enforces the limits of count and bytes. Who adds events names the `consent`, as for the class.
+    Only a capture enforces the limits of count and bytes; only here a damaged queue is mended however large it is. Who
+    adds events names the `consent`, as for the class.
     """
     limits = host_limits(paths)._replace(max_events=2**53, max_bytes=2**53)
-    return Queue(paths, limits, durability, wait_s=WAIT_S, reserve=reserve, clock=clock, consent=consent)
+    return Queue(
+        paths, limits, durability, wait_s=WAIT_S, reserve=reserve, clock=clock, consent=consent, effort=BY_FLUSHER
+    )
 
 
 @contextmanager

@@ -7,10 +7,11 @@ Importing this loads diskcache, filelock and sqlite3: the first capture does, a 
 from spool.queue.cache import DATABASE, read_without_closing, sqlite_facts
 from spool.queue.connection import FILES
 from spool.queue.lock import FileLock
-from spool.queue.queue import CHUNK, UNASKED, Queue
+from spool.queue.queue import BY_FLUSHER, CHUNK, UNASKED, Queue
 from spool.queue.transaction import REFUSED, Beside, DeadLetter, Row
 
 __all__ = [
+    "BY_FLUSHER",
     "CHUNK",
     "DATABASE",
     "FILES",

@@ -29,10 +29,12 @@ from spool.settings import Durability
 __all__ = [
     "DATABASE",
     "FILES",
+    "LARGEST_FILE",
     "PRIVATE_NAMES",
     "SETTINGS",
     "Cache",
     "Key",
+    "Patience",
     "Value",
     "as_spool_error",
     "check_files",
@@ -40,12 +42,17 @@ __all__ = [
     "new_cache",
     "open_cache",
     "read_without_closing",
+    "reading",
     "sqlite_facts",
     "translated",
 ]
 
 Key = int | str
 Value = int | str
+
+_HEADER_BYTES = 100
+# A queue of 64 MiB has some more in its pages. What tells of terabytes, by its length or in its header, is damaged.
+LARGEST_FILE = 2**30
 
 # What is relied on of diskcache beside its documented methods. tests/libraries/test_diskcache.py has a test for each.
 PRIVATE_NAMES = {
@@ -160,12 +167,22 @@ class Cache(diskcache.Cache):  # type: ignore[misc]  # as above
         """Say how long a statement may wait for somebody without our lock."""
         self._con.execute(f"PRAGMA busy_timeout = {round(1000 * timeout_s)}")
 
+    def be_patient(self, times: int = 1) -> None:
+        """Let what is done next take so many steps as `Patience` gives, or `times` as many."""
+        Patience.begin(self._con, times)
+
     def totals(self) -> tuple[int, int]:
         """Count the rows, and the characters of those with integer keys, in constant time."""
         rows, size = self.reset("count"), self.reset("size")
         if type(rows) is not int or type(size) is not int:
             raise QueueDamagedError("the queue's count of itself doesn't read")
         return rows, size
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the database has."""
+        ((pages,),), ((size,),) = (self._con.execute(f"PRAGMA page_{what}") for what in ("count", "size"))
+        return int(pages * size)
 
     # -- statements of our own --------------------------------------------------------------------------
 
@@ -186,6 +203,17 @@ class Cache(diskcache.Cache):  # type: ignore[misc]  # as above
                     break
         return page
 
+    def check_structure(self) -> None:
+        """Raise QueueDamagedError unless all pages, the indexes and what diskcache knows of a row are in order."""
+        self.be_patient(1 + self.bytes // 2_000_000)
+        with closing(self._con.execute("PRAGMA integrity_check(1)")) as found:
+            (first,) = found.fetchone()  # the pages come before the rows: a tree that is a circle is told here
+        if first != "ok":
+            raise QueueDamagedError(f"the queue's file is damaged: {first}")
+        # To diskcache a row whose time is up is not there; it gives none of ours a time.
+        if self._con.execute("SELECT 1 FROM Cache WHERE expire_time IS NOT NULL LIMIT 1").fetchone():
+            raise QueueDamagedError("a row of the queue is hidden")
+
     def take(self, rows: Iterable[tuple[Key, Value]]) -> int:
         """Delete each row that still holds the value given, in one statement; give how many went.
 
@@ -201,18 +229,46 @@ def new_cache(folder: Path, durability: Durability) -> Cache:
         return _opened(connect(folder, 1.0), durability, "COMMIT")
 
 
+# Together some 0.1 s of work. No operation of a host takes a tenth of it.
+_STEPS = 20_000
+_MOST_ROUNDS = 100
+
+
+class Patience:
+    """Ends an operation that takes more steps than any of ours does: with damaged pages SQLite might go in circles.
+
+    Counted in steps of SQLite's machine, not in seconds, for a process may be stopped and its clock set. SQLite counts
+    a statement's steps over all of its uses: so a sound one may be met once, but not a hundred times.
+    """
+
+    def __init__(self, times: int = 1) -> None:
+        self.rounds = times * _MOST_ROUNDS
+
+    def __call__(self) -> bool:
+        """Count a round; True ends the statement."""
+        self.rounds -= 1
+        return self.rounds < 0
+
+    @classmethod
+    def begin(cls, connection: sqlite3.Connection, times: int = 1) -> None:
+        """Let what is done next on a connection take so many steps, or `times` as many."""
+        connection.set_progress_handler(cls(times), _STEPS)
+
+
 def open_cache(folder: Path, durability: Durability, timeout_s: float) -> Cache:
     """Open a queue's database; call it under the queue's lock only. Nothing is written.
 
     What is there is checked first, and raises QueueDamagedError if it is no queue of ours. `timeout_s` is how long a
     statement waits for somebody without our lock. UnavailableError where SQLite or the disk refuses.
     """
-    with translated():
+    with reading():
         check_files(folder)
-        if not os.path.exists(folder / DATABASE) or os.path.getsize(folder / DATABASE) == 0:
+        # SQLite would take it for a new one, and delete the log that may hold events.
+        if not os.path.exists(folder / DATABASE) or os.path.getsize(folder / DATABASE) < _HEADER_BYTES:
             raise QueueDamagedError("the queue's file is gone, or empty")
         connection = connect(folder, timeout_s)
         try:
+            Patience.begin(connection)
             _begin(connection, folder / DATABASE)
             _check(connection)
             connection.execute("ROLLBACK")
@@ -290,38 +346,76 @@ def _check(connection: sqlite3.Connection) -> None:
         raise QueueDamagedError("the queue's file is no database with a log")
 
 
-# -- what SQLite says, in the spool's words -----------------------------------------------------------------
+# -- what comes, in the spool's words -----------------------------------------------------------------------
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what diskcache, SQLite and the system raise into the spool's errors."""
+    """Turn what diskcache, SQLite and the system raise into the spool's errors, as `as_spool_error` says."""
     try:
         yield
-    except (sqlite3.Error, diskcache.Timeout, UnicodeDecodeError, OSError) as error:
-        raise as_spool_error(error) from error
+    except Exception as error:
+        reason = as_spool_error(error)
+        if reason is error:
+            raise
+        raise reason from error
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Take whatever comes in a block that only opens, checks or reads a queue for damage, if it is no refusal.
+
+    What a file makes of SQLite, sqlite3 and diskcache can't be foreseen: a name in its schema that is no UTF-8, a
+    setting that is not there.
+    """
+    try:
+        with translated():
+            yield
+    except SpoolError:
+        raise
+    except Exception as error:
+        raise QueueDamagedError(f"the queue's file is damaged: {type(error).__name__}: {error}") from error
 
 
 def as_spool_error(error: BaseException) -> BaseException:
-    """Give the spool's error for one of diskcache, SQLite or the system; any other one as it is."""
-    if (
-        isinstance(error, sqlite3.OperationalError)
-        and "cannot rollback" in str(error)
-        and error.__context__ is not None
-    ):
+    """Give the spool's error for what came at the queue.
+
+    | what came | what it is |
+    |---|---|
+    | an error of the spool, no `Exception` | itself |
+    | SQLite and diskcache: the file is in use, can't be read or written, the disk is full | a refusal of the machine |
+    | anything else that SQLite says of the file | damage |
+    | the system's errors; no memory; no room on the host's stack | a refusal of the machine |
+    | anything else | itself: damage if the queue was only read (`reading`), else perhaps a mistake of ours |
+    """
+    if isinstance(error, sqlite3.OperationalError) and "cannot rollback" in str(error) and error.__context__:
         error = error.__context__  # SQLite had rolled back by itself; what made it do so is the reason
     if isinstance(error, sqlite3.Error):
         return _verdict(error)
-    if isinstance(error, UnicodeDecodeError):  # sqlite3 could not even read what SQLite says of the file
-        return QueueDamagedError(f"the queue's file is damaged: {error}")
     if isinstance(error, diskcache.Timeout):
         return UnavailableError("the queue's database is busy")
     if isinstance(error, OSError):
         return UnavailableError(f"the queue can't be reached: {error.strerror or error}")
+    if isinstance(error, MemoryError | RecursionError):
+        return UnavailableError(f"this process has no room for the queue ({type(error).__name__})")
     return error
 
 
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT}
+# What SQLite says of the machine, or of who calls it; whatever else it says is said of the file.
+_REFUSALS = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_ABORT,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_MISUSE,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_AUTH,
+}
 
 
 def _verdict(error: sqlite3.Error) -> SpoolError:
@@ -330,15 +424,17 @@ def _verdict(error: sqlite3.Error) -> SpoolError:
         return UnavailableError(f"the queue's connection is closed: {error}")
     extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     primary = extended & 0xFF
-    if primary in _DAMAGE or extended == sqlite3.SQLITE_IOERR_SHORT_READ:
-        return QueueDamagedError(f"the queue's file is damaged: {error}")
+    if primary == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return DiskFullError("the disk is full")
+    if primary in _REFUSALS and extended != sqlite3.SQLITE_IOERR_SHORT_READ:
+        return UnavailableError(f"the queue's database refuses: {error}")
+    if primary == sqlite3.SQLITE_INTERRUPT:
+        return QueueDamagedError("the queue's file is damaged: SQLite comes to no end in it")
     if primary == sqlite3.SQLITE_ERROR:
         if re.match(r'no such column: "?(count|size|hits|misses)"?', str(error)):
             return UnavailableError("this SQLite refuses double-quoted strings, which diskcache needs")
         return QueueDamagedError(f"the queue's tables are not ours: {error}")
-    if primary == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return DiskFullError("the disk is full")
-    return UnavailableError(f"the queue's database refuses: {error}")
+    return QueueDamagedError(f"the queue's file is damaged: {error}")
 
 
 def sqlite_facts() -> tuple[str, bool]:
@@ -358,7 +454,8 @@ def read_without_closing(path: Path) -> Iterator[bytes]:
     """Read a file of the queue and leave its descriptor open; nothing of what is no plain file.
 
     A process that closes any descriptor of a file drops all of its POSIX locks on it, SQLite's too, of whichever
-    connection. The next process to leave would take the log along under that connection. Only damage is read so.
+    connection. The next process to leave would take the log along under that connection. Only damage is read so, and
+    no more of it than `LARGEST_FILE`.
     """
     if not is_plain(path):
         return
@@ -367,7 +464,9 @@ def read_without_closing(path: Path) -> Iterator[bytes]:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
         return
-    while part := os.read(descriptor, 1 << 20):
+    left = LARGEST_FILE
+    while left > 0 and (part := os.read(descriptor, 1 << 20)):
+        left -= len(part)
         yield part
 
 

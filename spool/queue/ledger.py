@@ -6,6 +6,7 @@ import json
 import zlib
 
 from spool.errors import QueueDamagedError
+from spool.queue.rows import parse
 
 __all__ = ["Ledger"]
 
@@ -59,10 +60,10 @@ class Ledger:
         if check != f"{_check(body)}}}":
             raise QueueDamagedError("the queue's account doesn't read")
         try:
-            ledger = cls(**json.loads(body + "}"))
+            ledger = cls(**parse(body + "}"))
             numbers = [ledger.delivered, ledger.refused, ledger.dead]
             numbers += [*ledger.lost.values(), *ledger.unreported.values()]
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise QueueDamagedError("the queue's account doesn't read") from error
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise QueueDamagedError("the queue's account is no account")

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from threading import RLock, get_ident
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from spool.errors import (
     ConsentChangedError,
@@ -26,7 +26,7 @@ from spool.errors import (
 )
 from spool.home import Paths, Signature, private_folder, signature, streams_kept_free
 from spool.interrupts import signals_held
-from spool.queue.cache import Cache, as_spool_error, check_readable, open_cache, translated
+from spool.queue.cache import Cache, as_spool_error, check_readable, open_cache, reading, translated
 from spool.queue.connection import is_lost
 from spool.queue.lock import FileLock
 from spool.queue.transaction import REFUSED, Beside, DeadLetter, Row, Transaction
@@ -35,7 +35,7 @@ from spool.settings import Durability, Limits
 if TYPE_CHECKING:
     from spool.queue.account import Account
 
-__all__ = ["CHUNK", "REFUSED", "UNASKED", "Queue"]
+__all__ = ["BY_FLUSHER", "CHUNK", "REFUSED", "UNASKED", "Queue"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -46,7 +46,21 @@ CHUNK = 500
 PAGE = 500
 # The signature of no file: for a queue that no consent governs, such as a scratch queue.
 UNASKED: Signature = (0, 0, 0, 0)
-# Enough for a folder that vanishes twice, damage that shows twice and is rebuilt, and a full disk that is given room.
+
+
+class Effort(NamedTuple):
+    """What a process may spend on damage: on a queue of how many bytes, and for how many times a host's patience."""
+
+    most_mended: int
+    patience: int
+
+
+# A host salvages 1 MiB in some 0.1 s. It leaves more to the flusher, and its events go aside until then.
+BY_HOST = Effort(1024 * 1024, 1)
+# The most that it does at once is to reject 500 events while there are 1,000 dead letters: a tenth of this.
+BY_FLUSHER = Effort(2**53, 100)
+
+# Enough for a folder that vanishes twice, damage that is mended, and a full disk that is given room.
 _MOST_TRIES = 6
 # A fork waits a little longer than the capture of another thread may take, which it must not interrupt.
 _FORK_WAIT_S = 0.5
@@ -61,8 +75,8 @@ class Queue:
 
     Every method that writes is one transaction under `queue.lock` and is on disk when it returns. All wait
     at most `wait_s` (`Limits.lock_wait_s` by default) and raise UnavailableError where the queue can't be
-    had, with nothing done. A damaged queue is moved to quarantine and salvaged on the way. `reserve` is a file
-    whose space is given up when the disk is full.
+    had, with nothing done. A damaged queue is moved to quarantine and salvaged on the way, if its file is no larger
+    than `effort` allows: QueueDamagedError else. `reserve` is a file whose space is given up when the disk is full.
 
     `consent` is the signature of the `telemetry.json` under which events are added, as it was when it was asked (None:
     there was no such file). Whatever adds one asks inside its transaction whether that still is the file. If not,
@@ -80,6 +94,7 @@ class Queue:
         clock: Callable[[], float] = time.time,
         reserve: Path | None = None,
         consent: Signature | None = UNASKED,
+        effort: Effort = BY_HOST,
     ) -> None:
         self.consent = consent
         self.limits = limits or Limits()
@@ -88,6 +103,7 @@ class Queue:
         self._paths = paths
         self._durability: Durability = durability
         self._reserve = reserve
+        self._effort = effort
         self._lock = FileLock(paths.queue_lock)
         self._begin_afresh()
         _queues.add(self)
@@ -312,18 +328,20 @@ class Queue:
         counted under `cause`, once, also when this is killed and done again. SQLite leaves deleted text in free pages:
         the queue is replaced by a new one.
         """
-        from spool.queue.recovery import counters, replace  # noqa: PLC0415 - once for each opt-out
+        from spool.queue.recovery import counters, rebuild_empty, replace  # noqa: PLC0415 - once for each opt-out
 
         gone = 0
         with self._turn() as deadline, translated(), streams_kept_free():
             found = beside()
             if self.exists() or any(found):
                 try:
-                    with translated():
+                    with reading():
                         rows, gone = counters(self._connected(deadline), cause, found)
-                except QueueDamagedError as damage:  # the counters of what reads
-                    self._rebuild(str(damage))
-                    rows, gone = counters(self._connected(deadline), cause, found)
+                except QueueDamagedError as damage:
+                    self._disconnect()
+                    inside = rebuild_empty(self._paths, self._durability, str(damage), cause)
+                    rows, outside = counters(self._connected(deadline), cause, found)
+                    gone = inside + outside
                 self._disconnect()
                 replace(self._paths, self._durability, rows)
             delete()
@@ -414,11 +432,12 @@ class Queue:
         A folder that was removed under us is made again; damage, and a full disk, are mended once. Raises
         UnavailableError (nothing was done, or it can't be told: do it again) and what `operation` raises.
         """
-        damaged = 0
+        looked = False
         with self._turn() as deadline:
             for _ in range(_MOST_TRIES):
                 try:
                     cache = self._connected(deadline)
+                    cache.be_patient(self._effort.patience)
                     with cache.transact():
                         transaction = Transaction(cache)
                         result = operation(transaction, *args, **kwargs)
@@ -430,31 +449,46 @@ class Queue:
                     moved = self._cache is not None and not self._cache.is_current()
                     self._disconnect()  # in whatever state it is: SQLite rolls back
                     reason = as_spool_error(error)
-                    damaged += isinstance(reason, QueueDamagedError)
-                    if moved and isinstance(reason, UnavailableError | QueueDamagedError):
+                    suspect = _may_be_damage(reason)
+                    if moved and (suspect or isinstance(reason, UnavailableError)):
                         continue
-                    if self._mends(reason, damaged):
+                    if suspect and not looked and self._may_mend():
+                        looked = True
+                        self._look_and_mend(deadline)
+                        continue
+                    if isinstance(reason, DiskFullError) and self._gave_up_reserve():
                         continue
                     if reason is error:
                         raise
                     raise reason from error
         raise UnavailableError("the queue's folder vanishes while it is written to")
 
-    def _mends(self, reason: BaseException, damaged: int) -> bool:
-        """Mend what can be mended; False where nothing can.
+    def _may_mend(self) -> bool:
+        """Tell whether the queue's files are small enough for this process, so that nobody waits for long."""
+        sizes = {self._paths.database: 0, self._paths.log: 0}
+        for path in sizes:
+            with suppress(OSError):  # gone, which is damage too
+                sizes[path] = os.path.getsize(path)
+        # The log has each page as often as it was written: 27 kB for an event.
+        return max(sizes[self._paths.database], sizes[self._paths.log] // 16) <= self._effort.most_mended
+
+    def _look_and_mend(self, deadline: float) -> None:
+        """Rebuild the queue if a look at all of it finds damage. Called after something did not read, once.
 
         A disk that fails to read for a moment looks like damage to SQLite: the files are read first, and where that
-        fails nothing is moved (UnavailableError). Damage that shows again is real. A full disk gets the space of the
-        reserve; its log was closed with the connection.
+        fails nothing is moved (UnavailableError). A queue that stands the look is sound, whatever an operation met in
+        it: that is tried once more, and is a mistake of ours if it comes again.
         """
-        if isinstance(reason, QueueDamagedError):
-            if damaged == 1:
-                check_readable(self._paths.queue)
-            elif damaged == 2:  # noqa: PLR2004 - the second look
-                self._rebuild(str(reason))
-            return damaged <= 2  # noqa: PLR2004 - a rebuilt queue that is damaged is beyond us
-        if isinstance(reason, DiskFullError) and self._reserve is not None:
-            with suppress(OSError):  # there is none: it was given up before
+        check_readable(self._paths.queue)
+        from spool.queue.recovery import damage_in  # noqa: PLC0415 - after damage, which most processes never see
+
+        if damage := damage_in(self._paths.queue, _left(deadline)):
+            self._rebuild(damage)
+
+    def _gave_up_reserve(self) -> bool:
+        """Give a full disk the space of the reserve, once; the log was closed with the connection."""
+        if self._reserve is not None:
+            with suppress(OSError):
                 os.unlink(self._reserve)
                 return True
         return False
@@ -470,8 +504,7 @@ class Queue:
 
     def _connected(self, deadline: float) -> Cache:
         """Give the open cache; called in a turn. One that has lost a descriptor or a file is opened anew."""
-        # Some patience is left for SQLite itself, however long the lock took.
-        timeout_s = max(deadline - time.monotonic(), 0.01)
+        timeout_s = _left(deadline)
         if self._cache is not None and self._cache.is_usable():
             self._cache.wait_at_most(timeout_s)
             return self._cache
@@ -525,6 +558,17 @@ def _close_those_left_open() -> None:
     _left_open.clear()
     for queue in queues:
         queue.close(wait_s=0.0)
+
+
+def _left(deadline: float) -> float:
+    """Give the seconds until then: some are left for SQLite itself, however long the lock took."""
+    return max(deadline - time.monotonic(), 0.01)
+
+
+def _may_be_damage(reason: BaseException) -> bool:
+    """Tell whether a damaged queue may be the reason: it is said to be, or nobody foresaw what came."""
+    foreseen = isinstance(reason, SpoolError) or not isinstance(reason, Exception)
+    return isinstance(reason, QueueDamagedError) or not foreseen
 
 
 _kept_out: list[Queue] = []

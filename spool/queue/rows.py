@@ -6,16 +6,19 @@ digits, ASCII JSON. The checksum is there because SQLite keeps none: a flipped b
 
 from __future__ import annotations
 
+import json
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from spool.errors import QueueDamagedError
 
-__all__ = ["FORMAT", "decode", "decode_number", "encode", "encode_number"]
+__all__ = ["FORMAT", "decode", "decode_number", "encode", "encode_number", "parse"]
 
 FORMAT = 1
 # More than any install will ever count, and as exact as JSON's numbers are.
 _DIGITS = 16
+# Calls that JSON of ours needs are fewer.
+_ROOM = 50
 
 
 class Record(NamedTuple):
@@ -54,3 +57,20 @@ def decode_number(value: object) -> int:
     if head.isascii() and head.isdigit() and len(head) < _DIGITS and text == encode_number(int(head)):
         return int(head)
     raise QueueDamagedError("a counter of the queue is not what was written")
+
+
+def parse(text: str) -> Any:
+    """Parse JSON that was stored; ValueError for what is none, also for what is nested beyond all measure.
+
+    RecursionError where the host's own stack is at its end, which is no fault of the text.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        _go_down(_ROOM)
+        raise ValueError("nested too deeply") from error
+
+
+def _go_down(levels: int) -> None:
+    if levels:
+        _go_down(levels - 1)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from spool.errors import QueueDamagedError
 from spool.home import Paths
 from spool.queue.cache import Cache
 from spool.queue.ledger import Ledger
-from spool.queue.rows import FORMAT, decode, decode_number, encode, encode_number
+from spool.queue.rows import FORMAT, decode, decode_number, encode, encode_number, parse
 from spool.settings import Limits
 
 __all__ = ["META", "REFUSED", "Beside", "DeadLetter", "Row", "Transaction", "is_letter", "is_sound", "names_in"]
@@ -38,6 +38,7 @@ PAGE_CHARS = 4 * 1024 * 1024
 # Marks the name of a file that holds no event, among those that were absorbed: it goes to quarantine.
 REFUSED = "!"
 _DEAD = "dead:"
+_DIGITS = 16
 
 
 class Row(NamedTuple):
@@ -121,7 +122,10 @@ class Transaction:
         At most `MOST_DROPS` at once, for somebody waits: limits that have become narrower hold after some
         appends.
         """
-        _, rows, size = self._head or (0, *self._cache.totals())
+        _, rows, size = self._head or self.totals()
+        if rows - len(META) <= limits.max_events and size <= limits.max_bytes:
+            return
+        self._check_counts()
         if rows - len(META) > limits.max_events:
             over = self._waiting(rows) - limits.max_events
             self._drop_oldest(min(over, MOST_DROPS), "over_count")
@@ -130,6 +134,13 @@ class Transaction:
             if size <= limits.max_bytes or self._waiting(rows) <= 1:
                 break
             self._drop_oldest(1, "over_bytes")
+
+    def _check_counts(self) -> None:
+        """Raise QueueDamagedError unless the counts can be true: by a damaged one sound events would be dropped."""
+        numbers, rows, size = self.totals()
+        gone = self.ledger.delivered + sum(self.ledger.lost.values()) - self.ledger.refused
+        if rows - len(META) != numbers - gone or size > self._cache.bytes:
+            raise QueueDamagedError("the queue's count of itself can't be true")
 
     def _drop_oldest(self, count: int, cause: str) -> None:
         for number in self._first_numbers(count):
@@ -250,6 +261,8 @@ class Transaction:
         An empty list where there are no more.
         """
         page = self._cache.page(number, most, PAGE_CHARS)
+        if any(one >= next_one for one, next_one in pairwise([number, *(key for key, _value in page)])):
+            raise QueueDamagedError("the queue's numbers are not in their order")  # a reader would come to no end
         return [Row(key, str(value), text, stored_at) for key, value in page for stored_at, text in [decode(value)]]
 
     def dead_letters(self) -> list[DeadLetter]:
@@ -270,30 +283,30 @@ class Transaction:
 
 
 def _dead_key(number: int) -> str:
-    return f"{_DEAD}{number:016d}"
+    return f"{_DEAD}{number:0{_DIGITS}d}"
 
 
 def _dead_number(key: str) -> int:
     digits = key.removeprefix(_DEAD)
-    if not (digits.isascii() and digits.isdigit()) or key != _dead_key(int(digits)):
+    if not (digits.isascii() and digits.isdigit() and len(digits) == _DIGITS):
         raise QueueDamagedError("a dead letter has a foreign key")
     return int(digits)
 
 
 def _letter(number: int, value: object) -> DeadLetter:
     try:
-        fields = json.loads(decode(value).text)
+        fields = parse(decode(value).text)
         event, reason = str(fields["event"]), str(fields["reason"])
         return DeadLetter(number, event, float(fields["stored_at"]), reason, float(fields["died_at"]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise QueueDamagedError("a dead letter doesn't read") from error
 
 
 def names_in(value: object) -> list[str]:
     """Give the names of files that a row lists; QueueDamagedError if it lists anything else."""
     try:
-        names = list(json.loads(str(value)))
-    except (ValueError, TypeError, RecursionError) as error:
+        names = list(parse(str(value)))
+    except (ValueError, TypeError) as error:
         raise QueueDamagedError("a list of names in the queue doesn't read") from error
     if not all(isinstance(name, str) and not {"/", "\0"} & set(name) for name in names):
         raise QueueDamagedError("a list of names in the queue holds what is none")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spool.queue import DATABASE, Queue
-from tests.support.damage import Before, check, fill, go_on, quarantined, sql
+from tests.support.damage import Before, check, fill, go_on, quarantined, root_of, sql
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import SILENT
 
@@ -80,11 +80,6 @@ TOTAL: dict[str, Damage] = {
     "no tables": sql("DROP TABLE Cache", "DROP TABLE Settings"),
     "no events": sql("DROP TABLE Cache"),
     "another database": another_database,
-    # Of a file whose first page SQLite refuses no other page can be found. It is kept whole, for a person.
-    "a read version": overwrite(b"\x03", 19),
-    "an encoding": overwrite(b"\x07", 59),
-    "a header of zeros": overwrite(bytes(100)),
-    "two pages of zeros": overwrite(bytes(8_192)),
 }
 
 
@@ -133,6 +128,8 @@ BY_HAND: dict[str, Damage] = {
     "a pickled key": sql(ROW.format("x'80049530'", 0, 1, "NULL", "'x'")),
     "a file's row": sql(ROW.format(1, 1, 2, "'/etc/passwd'", "NULL")),
     "a key of no kind": sql(ROW.format(1.5, 1, 1, "NULL", "'x'")),
+    "a number below zero": sql(KEY.format(-100, 100)),
+    "a number beyond all others": sql(KEY.format(2**62, 100), "DELETE FROM Cache WHERE key = 'sequence'"),
     "no key": sql(ROW.format("NULL", 1, 1, "NULL", "'x'")),
     "a key from nowhere": sql(ROW.format("'zzz'", 1, 1, "NULL", "'x'")),
     "no sequence": sql("DELETE FROM Cache WHERE key = 'sequence'"),
@@ -210,7 +207,6 @@ PARTS = [
     pytest.param(scratch(100, 150, utf8=False), {100, 150}, id="two that are no texts"),
     pytest.param(sql("DELETE FROM Cache WHERE key = 100"), {100}, id="an event gone"),
     pytest.param(sql("DELETE FROM Cache WHERE key LIKE 'dead:%50'"), {50}, id="a dead letter gone"),
-    pytest.param(sql(KEY.format(-100, 100)), {100}, id="a number below zero"),
 ]
 
 
@@ -225,6 +221,40 @@ def test_one_damaged_row_costs_itself_and_nothing_else(
     check(after, before, paths)
     assert after.missing(before) == {before.numbers[number] for number in numbers}
     assert after.account.losses == {**before.account.losses, "damaged": len(numbers)}
+
+
+PRINTED = b'Traceback (most recent call last):\n  File "scan.py", line 12, in <module>\n'
+FIRST_PAGE: dict[str, Damage] = {
+    "a read version": overwrite(b"\x03", 19),
+    "an encoding": overwrite(b"\x07", 59),
+    "a header of zeros": overwrite(bytes(100)),
+    "two pages of zeros": overwrite(bytes(8_192)),
+    "what a program printed into it": overwrite(PRINTED * 50),
+}
+
+
+@pytest.mark.parametrize("damage", FIRST_PAGE.values(), ids=FIRST_PAGE)
+def test_a_first_page_that_is_lost_costs_no_event(
+    damage: Damage, before: Before, home: Path, server: LocalPostHog
+) -> None:
+    """It is alike in every queue: that of a new one is read in its place."""
+    paths = before.copy(home)
+    damage(paths.queue)
+    after = go_on(paths, server)
+    check(after, before, paths)
+    assert after.missing(before) == set()
+    assert after.account.losses == before.account.losses
+
+
+def test_an_inner_page_that_is_lost_costs_no_event(before: Before, home: Path, server: LocalPostHog) -> None:
+    """The root of the table, over all others: each page is read by itself."""
+    paths = before.copy(home)
+    root, _data = root_of(paths.queue, "Cache")
+    overwrite(bytes(4_096), (root - 1) * 4_096)(paths.queue)
+    after = go_on(paths, server)
+    check(after, before, paths)
+    assert after.missing(before) == set()
+    assert after.account.losses == before.account.losses
 
 
 READABLE = [

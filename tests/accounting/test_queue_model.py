@@ -17,6 +17,7 @@ from spool.errors import ConsentChangedError
 from spool.home import Paths
 from spool.queue import REFUSED, DeadLetter, Queue, Row
 from spool.queue.account import Account
+from spool.queue.recovery import damage_in
 from spool.settings import Limits
 from tests.support.processes import run_python
 from tests.support.queue_model import Model, event
@@ -317,9 +318,11 @@ class QueueMachine(RuleBasedStateMachine):
                 assert self.texts.setdefault(number, text) == text
 
     def teardown(self) -> None:
-        """Leave nothing behind."""
+        """A sound queue stands the look that a damaged one doesn't stand. Leave nothing behind."""
         for queue in getattr(self, "queues", []):
             queue.close()
+        if Paths(self.home).queue.exists():
+            assert damage_in(Paths(self.home).queue, 1.0) is None
         shutil.rmtree(self.home)
 
 

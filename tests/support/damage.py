@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from spool.queue.account import Account
 from tests.support.local_posthog import LocalPostHog
 from tests.support.processes import KEY
 
-__all__ = ["REFUSED", "After", "Before", "check", "fill", "go_on", "quarantined", "sql", "text"]
+__all__ = ["REFUSED", "After", "Before", "check", "fill", "go_on", "quarantined", "root_of", "sql", "text"]
 
 EVENTS, DELIVERED, DEAD, REFUSED = 200, 40, 20, 3
 _STAMP = "2026-11-23T12:00:00.000000Z"
@@ -150,6 +151,16 @@ def go_on(paths: Paths, server: LocalPostHog) -> After:
 def quarantined(paths: Paths) -> list[Path]:
     """Give the queues in quarantine."""
     return sorted(path for path in paths.quarantine.glob("*") if path.is_dir())
+
+
+def root_of(folder: Path, table: str) -> tuple[int, bytes]:
+    """Give the number of a table's or an index's first page, and that page."""
+    with closing(sqlite3.connect(folder / DATABASE)) as connection:
+        ((number, size),) = connection.execute(
+            "SELECT rootpage, page_size FROM sqlite_master, pragma_page_size WHERE name = ?", (table,)
+        )
+    data = (folder / DATABASE).read_bytes()
+    return number, data[(number - 1) * size : number * size]
 
 
 def sql(*statements: str) -> Callable[[Path], None]:

@@ -13,16 +13,20 @@ from spool.errors import QueueDamagedError, UnavailableError
 from spool.home import Paths, Quarantine, private_folder, sync_folder, write_new
 from spool.queue.cache import Cache, Key, Value, check_files, new_cache, open_cache
 from spool.queue.connection import DATABASE, LOG, new_database
-from spool.queue.recovery.damaged import read_damaged
-from spool.queue.recovery.salvage import salvaged
+from spool.queue.ledger import Ledger
+from spool.queue.recovery.damaged import read_counters, read_damaged
+from spool.queue.recovery.look import damage_in
+from spool.queue.recovery.salvage import read_ledger, salvaged
 from spool.queue.rows import encode_number
 from spool.queue.transaction import META, REFUSED, Beside, Transaction
 from spool.settings import Durability
 
-__all__ = ["counters", "create", "rebuild", "renew", "replace"]
+__all__ = ["counters", "create", "rebuild", "rebuild_empty", "renew", "replace"]
 
 # Copied and synced in some 20 ms, while a host waits for its capture.
 _LARGEST_COPY = 8 * 2**20
+# How long a statement waits for others at a folder that nobody else uses.
+_ALONE_S = 1.0
 
 
 def create(paths: Paths, durability: Durability, timeout_s: float) -> None:
@@ -117,15 +121,36 @@ def _take_place(paths: Paths, durability: Durability) -> None:
 def rebuild(paths: Paths, durability: Durability, reason: str) -> None:
     """Move the damaged queue to quarantine, whole, and go on with what could be read of it.
 
+    Nothing is moved unless the new queue stands the look that the old one did not stand: UnavailableError else.
     Killed in the middle, it starts again or finds the finished copy: nothing is read from two places.
     """
+    rows = salvaged(read_damaged(paths.queue, _scratch(paths)))
+    _put_in_place_of_damaged(paths, durability, reason, rows)
+
+
+def rebuild_empty(paths: Paths, durability: Durability, reason: str, cause: str) -> int:
+    """Do the same with the counters alone, for an opt-out: no event is read. Gives how many are lost by `cause`."""
+    damaged = read_counters(paths.queue, _scratch(paths))
+    rows = salvaged(damaged, cause)
+    _put_in_place_of_damaged(paths, durability, reason, rows)
+    before, after = read_ledger(damaged) or Ledger(), Ledger.decode(rows["ledger"])
+    return after.lost.get(cause, 0) - before.lost.get(cause, 0)
+
+
+def _scratch(paths: Paths) -> Path:
     quarantine = Quarantine(paths)
     scratch = quarantine.folder() / ".reading"
     quarantine.clear(scratch, "folder")
-    damaged = read_damaged(paths.queue, scratch)
-    _build(paths, durability, salvaged(damaged))
+    return scratch
+
+
+def _put_in_place_of_damaged(paths: Paths, durability: Durability, reason: str, rows: Mapping[Key, Value]) -> None:
+    _build(paths, durability, rows)
+    if still := damage_in(paths.queue_staged, _ALONE_S):
+        shutil.rmtree(paths.queue_staged, ignore_errors=True)
+        raise UnavailableError(f"a queue that was made anew is no better, so nothing was moved: {still}")
     name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
-    quarantine.move(paths.queue, reason, name)
+    Quarantine(paths).move(paths.queue, reason, name)
     os.rename(paths.queue_staged, paths.queue)
 
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
 from spool.errors import QueueDamagedError
 from spool.queue.ledger import Ledger
 from spool.queue.recovery.damaged import Damaged, Rows
 from spool.queue.rows import decode_number, encode_number
 from spool.queue.transaction import META, is_letter, is_sound, names_in
 
-__all__ = ["salvaged"]
+# At the end of what `Transaction.append` writes.
+_NUMBER = re.compile(r'"spool_sequence":(\d{1,15})}}$')
+
+__all__ = ["read_ledger", "salvaged"]
 
 
-def salvaged(damaged: Damaged) -> Rows:
+def salvaged(damaged: Damaged, cause: str = "damaged") -> Rows:
     """Choose the rows of a rebuilt queue from those that could be read, and make its account add up.
 
-    Events that the account counts and no row holds are lost by `damaged`; where nothing at all could be read, one loss
+    Events that the account counts and no row holds are lost by `cause`; where nothing at all could be read, one loss
     is counted, since there was at least something.
     """
     rows = damaged.rows
-    events: Rows = {key: value for key, value in rows.items() if isinstance(key, int) and key > 0 and is_sound(value)}
+    events = _events(rows)
     dead: Rows = {key: value for key, value in rows.items() if is_letter(key, value)}
-    ledger, known = _ledger(rows.get("ledger"))
+    known = read_ledger(damaged)
+    ledger = known or Ledger()
     ledger.dead = len(dead)
     settled = ledger.delivered + sum(ledger.lost.values()) - ledger.refused
     # At least so many numbers were given, whatever the sequence says.
@@ -31,12 +37,21 @@ def salvaged(damaged: Damaged) -> Rows:
         0,
     )
     missing = highest - settled - len(events) - len(dead)
-    if missing == 0 and not known:
+    if missing == 0 and known is None:
         ledger.refused += 1
         missing = 1
-    ledger.lose("damaged", missing)
+    ledger.lose(cause, missing)
     names: Rows = {key: rows[key] for key in ("absorbed", "closed") if _lists_names(rows.get(key))}
     return {**events, **dead, **names, "sequence": encode_number(highest), "ledger": ledger.encode()}
+
+
+def _events(rows: Rows) -> Rows:
+    """Give the sound events by their own numbers: the checksum is over those, and not over the keys of their rows."""
+    events: Rows = {}
+    for key, value in rows.items():
+        if isinstance(key, int) and is_sound(value) and (number := _NUMBER.search(str(value))):
+            events[int(number[1])] = value
+    return events
 
 
 def _sequence(damaged: Damaged, settled: int) -> int:
@@ -48,11 +63,12 @@ def _sequence(damaged: Damaged, settled: int) -> int:
         return settled + len(damaged.rows.keys() - META.keys()) if everything else 0
 
 
-def _ledger(text: object) -> tuple[Ledger, bool]:
+def read_ledger(damaged: Damaged) -> Ledger | None:
+    """Give the account of a damaged queue, if it can be read."""
     try:
-        return Ledger.decode(text), True
+        return Ledger.decode(damaged.rows.get("ledger"))
     except QueueDamagedError:
-        return Ledger(), False
+        return None
 
 
 def _lists_names(value: object) -> bool:
