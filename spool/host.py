@@ -227,8 +227,8 @@ class Host:
         """Give an error's text as it may be told: without what is hidden, and without what the person typed."""
         from spool.exception.redaction import redact, whereabouts  # noqa: PLC0415 - only when something went wrong
 
-        home, user = whereabouts(os.environ)
-        return redact(text, secrets=self.secrets, home=home, user=user, typed=self.typed_words())
+        person = whereabouts(os.environ)._asdict()
+        return redact(text, secrets=self.secrets, typed=self.typed_words(), **person)
 
     def hide(self, secrets: Iterable[str]) -> None:
         """Keep these texts out of all that is told of errors from now on."""

@@ -50,13 +50,13 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 def as_object(findings: Sequence[Finding], app: str, paths: Paths, env: Mapping[str, str]) -> dict[str, object]:
     """Give findings and versions, without the name or home of a person and without the install id."""
-    user_home, user = whereabouts(env)
+    person = whereabouts(env)._asdict()
     secrets = [read_stored(paths.identity).install_id or ""]
 
     def clean(text: str | None) -> str | None:
         # The home first: it may be anywhere, and its name may be that of a person.
         short = None if text is None else text.replace(str(paths.home), f"~/.{app}")
-        return short and redact(short, secrets=secrets, home=user_home, user=user, limit=_LONGEST)
+        return short and redact(short, secrets=secrets, limit=_LONGEST, **person)
 
     return {
         "exit_code": exit_code(findings),

@@ -1,4 +1,4 @@
-"""What may leave the machine of an error's text: one line without credentials, without the person's name.
+"""What may leave the machine of an error's text: one line without credentials, addresses, and the person's name.
 
 Three kinds of rules: what the host says is secret is found in every spelling (URL-encoded, JSON-escaped, base64);
 what the person typed is found where it stands as a word; what nobody knows of is found by its shape. Where a rule is
@@ -7,13 +7,15 @@ in doubt, the text goes. No rule can find a secret that stands in plain prose an
 
 from __future__ import annotations
 
+import os
 import re
 from binascii import b2a_base64
 from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain
+from typing import NamedTuple
 
-__all__ = ["Redactor", "error_class", "redact", "typed_words", "whereabouts"]
+__all__ = ["Redactor", "Whereabouts", "error_class", "redact", "typed_words", "whereabouts"]
 
 # What is read of a text, and what is read but never shown when the text is longer: whatever a rule would
 # recognise is shorter than _MARGIN, so a cut leaves no half of it behind.
@@ -32,15 +34,22 @@ _RUNS = re.compile(r"[a-z0-9]+")
 _LEAST_TYPED = 4
 
 # Each mark is one character, so that no rule makes a text longer; they are written out at the end.
-_MARKS = {"\ue000": "<redacted>", "\ue001": "<email>", "\ue002": "<user>", "\ue003": "~"}
-_CUT, _EMAIL, _USER, _HOME = _MARKS
+_MARKS = {
+    "\ue000": "<redacted>",
+    "\ue001": "<email>",
+    "\ue002": "<user>",
+    "\ue003": "~",
+    "\ue004": "<ip>",
+    "\ue005": "<host>",
+}
+_CUT, _EMAIL, _USER, _HOME, _IP, _HOST = _MARKS
 
 # What a text must hold, in lower case, for the rule to be worth a look; the rule; what it leaves.
 _Rule = tuple[str, str, str]
 
 _WRITE_OUT = str.maketrans(_MARKS)
 _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,32}[@-~]")
-_GAPS = r"[\s\x00-\x1f\x7f-\x9f\ue000-\ue003]+"
+_GAPS = r"[\s\x00-\x1f\x7f-\x9f\ue000-\ue005]+"
 _GAP = re.compile(_GAPS)
 
 
@@ -50,14 +59,20 @@ def _compiled(rule: str) -> re.Pattern[str]:
 
 
 class Redactor:
-    """The rules with what is known: a host's secrets, a person's home, name and words. Made once, used often."""
+    """The rules with what is known: a host's secrets, a person's home, name and words. Made once, used often.
 
-    def __init__(
+    `of_code` is for lines of code, which are the same on every machine: addresses and variables in them stay.
+    """
+
+    def __init__(  # noqa: PLR0913 - what is known of a person, each by name
         self,
         secrets: Iterable[object] = (),
         home: str | None = None,
         user: str | None = None,
+        machine: str | None = None,
         typed: Iterable[str] = (),
+        *,
+        of_code: bool = False,
     ) -> None:
         words = sorted(typed, key=len, reverse=True)
         self._typed = [word for word in words if len(word) <= _PIECE]
@@ -70,8 +85,10 @@ class Redactor:
         homes = [("", rf"{start}{_spelled(place)}(?![^\W_])", _HOME)] if re.search(r"[\\/].", place) else []
         owner = re.search(r"[\\/](?:home|users)[\\/]+([^\\/]+)$", place, re.IGNORECASE)
         names = {name for name in (user or "", owner[1] if owner else "") if len(name) > 1}
-        people = [("", rf"{_EDGE}{_spelled(name)}(?![^\W_])", _USER) for name in sorted(names, key=len, reverse=True)]
-        self._rules: list[_Rule] = [*_RULES, *homes, *_PEOPLE, *people]
+        known_as = [*((name, _USER) for name in names), *((name, _HOST) for name in _names_of(machine))]
+        known_as.sort(key=lambda one: len(one[0]), reverse=True)
+        people = [("", rf"{_EDGE}{_spelled(name)}(?![^\W_])", mark) for name, mark in known_as]
+        self._rules: list[_Rule] = [*_RULES, *(() if of_code else _MACHINE), *homes, *_PEOPLE, *people]
 
     def __call__(self, text: str, limit: int = 1000) -> str:
         """Give the text as one line of at most `limit` characters, without what the rules find."""
@@ -113,10 +130,11 @@ def redact(  # noqa: PLR0913 - what is known of a person, each by name
     secrets: Iterable[str] = (),
     home: str | None = None,
     user: str | None = None,
+    machine: str | None = None,
     typed: Iterable[str] = (),
     limit: int = 1000,
 ) -> str:
-    """Give an error's text as one line of at most `limit` characters without credentials and personal names.
+    """Give an error's text as one line of at most `limit` characters without credentials, addresses and personal names.
 
     `typed` are words of the command line: they are cut out where they stand as words, in any spelling but base64.
 
@@ -124,16 +142,31 @@ def redact(  # noqa: PLR0913 - what is known of a person, each by name
     judged is not shown at all.
     """
     try:
-        return Redactor(secrets, home, user, typed)(text, limit)
+        return Redactor(secrets, home, user, machine, typed)(text, limit)
     except Exception:  # noqa: BLE001 - the host comes first; what was not judged is not shown
         return "<redacted>"[: max(0, limit)]
 
 
-def whereabouts(env: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Give the home and the name of the person at this machine, as the environment tells them. Root is nobody."""
+class Whereabouts(NamedTuple):
+    """Where a text comes from: the home and the name of the person, and the name of the machine."""
+
+    home: str | None
+    user: str | None
+    machine: str | None
+
+
+def whereabouts(env: Mapping[str, str]) -> Whereabouts:
+    """Give the person at this machine, as the environment tells of them, and its name. Root is nobody."""
     home = env.get("HOME") or env.get("USERPROFILE")
     names = (env.get(name) for name in ("SUDO_USER", "USER", "LOGNAME", "USERNAME"))
-    return home, next((name for name in names if name and name != "root"), None)
+    user = next((name for name in names if name and name != "root"), None)
+    return Whereabouts(home, user, os.uname().nodename if hasattr(os, "uname") else env.get("COMPUTERNAME"))
+
+
+def _names_of(machine: str | None) -> set[str]:
+    """Give a machine's name, whole and without its domain; one that many have, or that is in any text, is none."""
+    names = {machine or "", (machine or "").partition(".")[0]}
+    return {name for name in names if len(name) >= _LEAST_TYPED and not name.lower().startswith("localhost")}
 
 
 def error_class(error: BaseException | type[BaseException]) -> str | None:
@@ -306,6 +339,36 @@ _WINDOWS_HOME = (
     rf"(?:[^\\/:*?\"<>|]{{1,64}}(?=[\\/])|{_FOLDER})"
 )
 
+# An IP address: four numbers, with dots or as a cloud's host name has them. One of five or more parts is none.
+_OCTET = r"(?:25[0-5]|2[0-4]\d|[01]?\d?\d)"
+_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}(?!\d|\.\d)"
+_ANY_IPV4 = rf"(?:(?<![^\W_])(?<!\d\.)|{_ESCAPE})(?:{_IPV4}|ip-{_OCTET}(?:-{_OCTET}){{3}}(?![^\W_]|-\d))"
+_GROUP, _COLON = r"[0-9a-f]{1,4}", r"(?::|%3a)"
+# With `::` it may also be a slice (1::2) or a name in somebody's code (ace::bad): it is an address if it begins as
+# those that are in use do, if it has three colons, or if it is ::1 alone.
+_IN_USE = (
+    rf"(?=[23][0-9a-f]{{3}}{_COLON}|(?!feed)f[c-f][0-9a-f]{{2}}{_COLON}"
+    rf"|(?:[0-9a-f]{{0,4}}{_COLON}){{3}}|(?<!\w\[){_COLON}{{2}}1(?!\w))"
+)
+_IPV6 = (
+    rf"((?:(?<![\w:%\\])|{_ESCAPE})(?:(?=[0-9a-f]{{0,40}}+[g-z_])\w{{1,40}}+:)?)"
+    rf"(?:(?:{_GROUP}{_COLON}){{7}}{_GROUP}|(?:{_GROUP}{_COLON}){{6}}{_IPV4}"
+    rf"|{_IN_USE}(?:{_GROUP}(?:{_COLON}{_GROUP}){{0,6}})?{_COLON}{{2}}(?:(?:{_GROUP}{_COLON}){{0,5}}(?:{_IPV4}|{_GROUP}))?)"
+    # what follows is no further group; and the zone, of which a URL escapes the sign
+    rf"(?!\w|::|:{_GROUP}(?!\w))(?:%(?:25)?(?![2357][0-9a-f])\w(?:[.-]?\w){{0,31}})?"
+)
+# The address of a network card; a fingerprint has more groups.
+_CARD = r"(?<![\w:-])[0-9a-f]{2}(?P<s>[:-])(?:[0-9a-f]{2}(?P=s)){4}[0-9a-f]{2}(?!\w|(?P=s)\w)"
+# Variables of the environment, by what their names look like.
+_NAME = (
+    r"(?-i:(?=[A-Z0-9]{1,80}+_)[A-Z][A-Z0-9_]{1,120}+|(?:https?|all|no|ftp)_proxy|PG[A-Z]{3,12}|HOME|USER(?:NAME)?|LOGNAME"
+    r"|(?:OLD)?PWD|(?:PYTHON|CLASS|GO)?PATH|HOSTNAME|COMPUTERNAME|TMPDIR|TE?MP|SHELL|MAIL|EDITOR|KUBECONFIG)"
+)
+_VARIABLE = (
+    rf"((?:(?<!\w)|{_ESCAPE}){_NAME}(?:(?:\\{{0,7}}[\"'`])?[\])]? ?(?:=>|:=|={{1,2}}|%3d) ?|\\{{0,7}}[\"'`] ?: ?)"
+    rf"|(?<=\([\"']){_NAME}[\"'] ?, ?(?=[\"'])){_VALUE}"
+)
+
 _RULES: tuple[_Rule, ...] = (
     # private keys, whole or cut off
     ("private key", r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY.*?(?:-----END [A-Z0-9 ]{0,40}-----|$)", _CUT),
@@ -323,6 +386,13 @@ _RULES: tuple[_Rule, ...] = (
     ("=|%3d|x-", _SIGNED, rf"\1{_CUT}"),
     ("pass|pwd|secret|token|key|credential|session|string|cookie|jwt|auth|identified", _ASSIGNMENT, rf"\1{_CUT}"),
     ("phx_|k-|k_|gh|github|glpat|xox|xapp|akia|asia|aiza|ya29|npm_|pypi|hf_|dapi|ls0tls|eyj", _TOKEN, _CUT),
+)
+# This machine and its network.
+_MACHINE: tuple[_Rule, ...] = (
+    ("=|%3d|:|,", _VARIABLE, rf"\1{_CUT}"),
+    (":|%3a", _IPV6, rf"\1{_IP}"),
+    (":|-", _CARD, _CUT),
+    (".|ip-", _ANY_IPV4, _IP),
 )
 # People who are not known by name: /home/x, C:\Users\x, x@example.com.
 _PEOPLE: tuple[_Rule, ...] = (

@@ -190,7 +190,7 @@ class _Describer:
         person = whereabouts(os.environ)
         # For code that is the same everywhere, for everything else, and for the errors' own words.
         self._public, self._private, self._texts = (
-            Redactor(known),
+            Redactor(known, of_code=True),
             Redactor(known, *person),
             Redactor(known, *person, typed),
         )

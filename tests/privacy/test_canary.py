@@ -40,6 +40,7 @@ TEXTS = {
     "sas url": "PUT https://a.blob.example.com/c?sv=2024&sig={}",
     "query": "GET https://example.com/?access_token={}&page=2 gave 500",
     "private key": "bad key -----BEGIN RSA PRIVATE KEY-----\n{}\n-----END RSA PRIVATE KEY-----",
+    "environment": "KTX_PROFILE={} is no profile",
     "several lines": "first line\npassword: {}\nlast line",
 }
 # How a secret may be written: a plain word, and with signs that end words, quotes and addresses.
@@ -137,7 +138,7 @@ def flusher(person: dict[str, str], *arguments: str) -> subprocess.CompletedProc
 def test_a_secret_in_an_error_a_flag_or_a_variable_reaches_neither_disk_nor_output_nor_wire(
     person: dict[str, str], server: LocalPostHog
 ) -> None:
-    """21 shapes of text by 5 ways to write a secret, 6 of names, a killed command: looked for at each stage."""
+    """22 shapes of text by 5 ways to write a secret, 6 of names, a killed command: looked for at each stage."""
     texts = [text.format(dress.replace("{}", CANARY)) for text in TEXTS.values() for dress in DRESSES]
     texts += [text.format(home=person["HOME"], user=person["USER"]) for text in NAMES.values()]
     host = run_python(HOST, plan(person, server.url, texts), env=person)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import platform
 import time
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
@@ -91,11 +92,28 @@ def test_a_home_that_names_nobody_changes_nothing(home: str) -> None:
 
 
 def test_the_environment_tells_who_is_here() -> None:
-    """Root is nobody; Windows has names of its own."""
-    assert whereabouts({"HOME": "/home/a", "USER": "root", "LOGNAME": "al"}) == ("/home/a", "al")
-    assert whereabouts({"USERPROFILE": r"C:\Users\a", "USERNAME": "a"}) == (r"C:\Users\a", "a")
-    assert whereabouts({"HOME": "/root", "USER": "root", "SUDO_USER": "al"}) == ("/root", "al")
-    assert whereabouts({}) == (None, None)
+    """Root is nobody; Windows has names of its own; the machine is always known."""
+    here = platform.node()
+    assert whereabouts({"HOME": "/home/a", "USER": "root", "LOGNAME": "al"}) == ("/home/a", "al", here)
+    assert whereabouts({"USERPROFILE": r"C:\Users\a", "USERNAME": "a"}) == (r"C:\Users\a", "a", here)
+    assert whereabouts({"HOME": "/root", "USER": "root", "SUDO_USER": "al"}) == ("/root", "al", here)
+    assert whereabouts({}) == (None, None, here)
+
+
+@pytest.mark.parametrize(
+    ("machine", "text", "shown"),
+    [
+        ("janes-mac.local", "no route from JANES-MAC.local, janes-mac: x", "no route from <host>, <host>: x"),
+        ("build.acme.example", "rebuild of build-7 failed", "rebuild of <host>-7 failed"),
+        ("localhost", "can't reach localhost:5432", "can't reach localhost:5432"),
+        ("localhost.localdomain", "can't reach localhost:5432", "can't reach localhost:5432"),
+        ("db", "can't reach db", "can't reach db"),
+        (None, "can't reach db", "can't reach db"),
+    ],
+)
+def test_the_name_of_the_machine_goes(machine: str | None, text: str, shown: str) -> None:
+    """With and without its domain, as a word; not where it says nothing, nor where it is in any text."""
+    assert redact(text, machine=machine) == shown
 
 
 @settings(deadline=None)
@@ -153,6 +171,8 @@ HOSTILE = [
     "--a ", "-u a:", "--a-a-a-password-", "://a:b", "://", "a@", "a.", "a:", "a@a.", "-----BEGIN PRIVATE KEY-----",
     "-----BEGIN ", "authorization: ", "authorization: a b, a=b", ", a=b", "x-amz-", "sig=", "/home/", "C:\\Users\\",
     "bearer ", "basic ", "basic a", "token ", "eyJ", "eyJaaaaaa.", "TOKEN_A_A", "%3a%2f%2f", "oracle:a:", "hunter",
+    "1.", "10.0.0.", "10.0.0.1.", "1:", "::", "f:", "fe80::", "fe80::1%", "%3a", "2001:db8::1:", "00:", "00-", "ip-",
+    "g:", "A_", "A_A=", "KTX_A='", "KTX_A=[", "('A_B', ", "PATH=",
     "hunter2", "\\\\hunter", '\\\\"', '\\\\\\"', "/data/", "al", "\ue000", "\x1b[", "\x1b[0;", "'", '\\"',
 ]  # fmt: skip
 
@@ -162,11 +182,15 @@ def test_no_text_takes_long(piece: str) -> None:
     """A megabyte of each: some tens of milliseconds, where a rule that goes wrong takes minutes."""
     text = piece * (1_000_000 // len(piece))
     redactor = Redactor(
-        ["hunter2", "p@ss w\\rd/x", "\\" * 30 + "x", '\\"' * 30 + "x", "a+" * 20], "/data/alice", "alice"
+        ["hunter2", "p@ss w\\rd/x", "\\" * 30 + "x", '\\"' * 30 + "x", "a+" * 20],
+        "/data/alice",
+        "alice",
+        "janes-mac.local",
     )
     started = time.perf_counter()
     redactor(text)
     redactor("password=" + text)
+    redactor("KTX_NAME=" + text)
     assert time.perf_counter() - started < 5
 
 

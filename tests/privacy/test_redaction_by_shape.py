@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,10 +122,98 @@ def test_a_well_known_token_goes_wherever_it_stands(token: str) -> None:
         assert token[4:12] not in shown
 
 
+# What may stand around an address; {} is the address.
+BESIDE = [
+    "{}", "connect to {}: refused", "no route to {}.", "host={}, port=1", "('{}', 80)", "line\\n{}\\n", "http://[{}]:80/x",
+    "{}/24 is full", "addr:{}", "[IPv6:{}]", "%5B{}%5D", '{{"peer": "{}"}}',
+]  # fmt: skip
+# Those that are in use: of all others with `::` some are slices, or names in somebody's code.
+NETWORKS = st.sampled_from(["2000::/3", "fc00::/7", "fe80::/10", "ff00::/8", "::ffff:0:0/96", "64:ff9b::/96"])
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@settings(max_examples=50, deadline=None)
+@given(address=st.ip_addresses(v=4))
+def test_an_ipv4_address_goes_wherever_it_stands(beside: str, address: IPv4Address) -> None:
+    """Alone, in a sentence, in an address of the web, with its port; what stands beside it stays."""
+    shown = redact(beside.format(f"{address}:5432"))
+    assert shown == beside.format("<ip>:5432")
+    assert redact(f"ip-{str(address).replace('.', '-')}.ec2.internal") == "<ip>.ec2.internal"
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@settings(max_examples=50, deadline=None)
+@given(address=NETWORKS.flatmap(lambda network: st.ip_addresses(network=network)))
+def test_an_ipv6_address_goes_in_every_form(beside: str, address: IPv6Address) -> None:
+    """Compressed and whole, in either case of letters, escaped for a URL, mapped, with a zone."""
+    forms = [address.compressed, address.exploded, address.compressed.upper(), str(address).replace(":", "%3A")]
+    if address.ipv4_mapped is not None:
+        forms += [f"::ffff:{address.ipv4_mapped}", f"0:0:0:0:0:ffff:{address.ipv4_mapped}"]
+    if not beside.startswith("%5B"):
+        forms += [f"{address}%eth0", f"{address}%25en0"]
+    for form in forms:
+        assert redact(beside.format(form)) == beside.format("<ip>"), form
+
+
+def test_the_loopback_and_the_address_of_a_network_card_go() -> None:
+    """The shortest address there is; and what TELEMETRY.md says of the card."""
+    assert redact("connect to ::1, [::1]:80 and '::1' failed") == "connect to <ip>, [<ip>]:80 and '<ip>' failed"
+    assert redact("no lease for 00:1A:2b:3c:4d:5e") == "no lease for <redacted>"
+    assert redact("no lease for 00-1a-2b-3c-4d-5e.") == "no lease for <redacted>."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "needs version 1.2.3, found 10.0.0 and v3.11.7",
+        "object 1.3.6.1.4.1.311, sum 1.234.567.890, 256.1.1.1",
+        "at 12:30:45, 2026-11-30T12:30:45.123456+00:00 and 1:2:3",
+        "std::vector, a::b, abc::def, feed::add, dead::beef, ace::bad::fee, crate::mod::f, ::text",
+        "a[1::2], x[::2], x[::-1], x[::1], y[1:2:3] and z[:, ::2]",
+        "fingerprint ab:cd:ef:01:23:45:67:89:ab:cd:ef:01:23:45:67:89:ab:cd:ef:01",
+        "digest d41d8cd98f00b204e9800998ecf8427e, test_x.py::test_1",
+        ":::8080 and :: are taken",
+    ],
+)
+def test_what_only_looks_like_an_address_stays(text: str) -> None:
+    """Versions of three parts, times, names in code, slices and digests."""
+    assert redact(text) == text
+
+
+# A variable of the environment with its value; the value is the canary.
+VARIABLES = {
+    "assignment": "KTX_HOME={} not found",
+    "assignment, quoted": "export MY_SETTING='a b {} c'; next",
+    "assignment in code": "os.environ['KTX_PROFILE'] = 'a {}'",
+    "assignment, escaped": "next=KTX_PROFILE%3D{}&x=1",
+    "of a command": "env A_B=1 MYCLI_X2={} mycli",
+    "dump": "environ({{'KTX_PROFILE': 'a b {} c', 'X': 1}})",
+    "dump in JSON": '{{"KTX_PROFILE": "a b {} c"}}',
+    "dump in JSON in JSON": '"{{\\"KTX_PROFILE\\": \\"{}\\"}}"',
+    "dump of pairs": "[('KTX_PROFILE', 'a {}')]",
+    "proxy": "http_proxy=http://{}:3128 refused",
+    "without an underscore": "PGHOST={} HOME=/srv",
+    "after an escape": "line\\nKTX_HOME={}\\n",
+}
+
+
+@pytest.mark.parametrize("position", VARIABLES)
+@settings(max_examples=50, deadline=None)
+@given(canary=CANARIES, before=AROUND, after=AROUND)
+def test_the_value_of_a_variable_goes(position: str, canary: str, before: str, after: str) -> None:
+    """Known by the name before it: no list of names, since every program has its own."""
+    shown = redact(f"{before}{VARIABLES[position].format(canary)} {after}")
+    assert HEAD not in shown
+    assert END not in shown
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "connection refused by db.example.com:5432",
+        "KTX_HOME and KTX_TELEMETRY_ENDPOINT: not set",
+        "missing: ['KTX_A', 'KTX_B']",
+        "SQLCODE=-204, SQLSTATE=42704, DRIVER=4.19",
         "no such table: tokens",
         "tokenizer failed at 5",
         "max_tokens=4096 is too many",

@@ -32,6 +32,7 @@ FIELDS = ("test_an_event_has_the_fields_of_the_page_and_no_other",)
 COMMAND = ("test_a_command_event_has_the_fields_of_the_page_and_no_other",)
 PLACES = ("test_each_place_on_the_page_holds_what_the_page_says",)
 CANARY = ("test_a_secret_in_an_error_a_flag_or_a_variable_reaches_neither_disk_nor_output_nor_wire",)
+ADDRESSES = ("test_an_ipv4_address_goes_wherever_it_stands", "test_an_ipv6_address_goes_in_every_form")
 
 # Each sentence and item, and the tests that show it. Who changes one looks at both.
 SHOWN: dict[str, tuple[str, ...]] = {
@@ -49,9 +50,11 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "`$process_person_profile`, false.": ("test_send_delivers_one_canary_that_the_account_knows_nothing_of",),
     "Your host name, your user name, the address of your network card and the folder you are in.": (
         "test_nothing_names_this_machine_or_its_user",
+        "test_the_name_of_the_machine_goes",
+        "test_the_loopback_and_the_address_of_a_network_card_go",
         *CANARY,
     ),
-    "An IP address, in any field.": FIELDS,
+    "An IP address, in any field.": (*FIELDS, *ADDRESSES),
     "The values of flags, the arguments, and anything else that you typed.": (
         "test_what_a_person_typed_is_not_in_the_event",
         "test_what_was_typed_does_not_come_back_in_an_errors_text",
@@ -61,7 +64,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_the_project_id_names_neither_the_install_nor_the_folder",
         *CANARY,
     ),
-    "The values of environment variables.": CANARY,
+    "The values of environment variables.": ("test_the_value_of_a_variable_goes", *CANARY),
     "A request itself comes from your network address, or from that of your proxy if the environment names one.": (
         "test_a_proxy_of_the_environment_is_used_unless_no_proxy_says_otherwise",
     ),
@@ -190,7 +193,16 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_what_was_typed_does_not_come_back_in_an_errors_text",
         "test_a_typed_word_is_found_in_every_spelling",
     ),
-    "Your home folder becomes `~`, your user name `<user>`.": ("test_the_home_and_the_name_of_the_person_go", *CANARY),
+    "Your home folder becomes `~`, your user name `<user>`, the name of your machine `<host>`, an IP address `<ip>`.": (
+        "test_the_home_and_the_name_of_the_person_go",
+        "test_the_name_of_the_machine_goes",
+        *ADDRESSES,
+        *CANARY,
+    ),
+    "The address of a network card is cut out.": ("test_the_loopback_and_the_address_of_a_network_card_go",),
+    "The value of a variable is cut out where it stands with its name, as in `KTX_HOME=value`.": (
+        "test_the_value_of_a_variable_goes",
+    ),
     "A text may still hold what has no such form and was not typed: a file outside your home, or a secret in "
     "plain words.": ("test_what_has_no_form_of_a_secret_stays_in_an_errors_text",),
     "The kind of an error is told only if its name looks like that of a class.": (
