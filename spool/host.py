@@ -26,6 +26,8 @@ __all__ = ["MACHINE", "Host", "Options", "Receipt", "Surroundings", "UnderWay", 
 
 # The shell that starts a flusher is through in 2 ms; on a machine that is busier than that it is reaped later.
 _REAP_S = 0.02
+# A pattern of the shell may name ten thousand files; a host that runs for months may begin any number of commands.
+_MOST_TYPED = 10_000
 # What is the machine's fault, and never the program's.
 MACHINE = (OSError, MemoryError, RecursionError, ImportError)
 
@@ -104,8 +106,9 @@ class Host:
         self.span: UnderWay | None = None
         # The names of the events that are on disk since the command began, or the process: for the audit.
         self.emitted: set[str] = set()
-        # The command line beside the interpreter's own, for `main`; and what of it is the program's, not the person's.
-        self.arguments: list[str] = []
+        # What the person typed, from the first moment on: a host may take words out of `sys.argv`, or replace it. And
+        # what of it is the program's own.
+        self.typed: dict[str, None] = {}
         self.declared: set[str] = {options.app}
         self.secrets: set[str] = set()
         # The opt-out that this process carried out, or tried to.
@@ -118,6 +121,7 @@ class Host:
         self.at_exit = False
         self._homes: dict[tuple[str | None, ...], Paths] = {}
         _ = self.paths  # a relative home is one below the working folder of now, wherever the host goes later
+        self.note_typed()
         living.add(self)
 
     # -- the environment --------------------------------------------------------------------------------
@@ -218,10 +222,21 @@ class Host:
 
     def typed_words(self) -> frozenset[str]:
         """Give the words that the person typed, without those that the program declares."""
-        from spool.exception.redaction import typed_words  # noqa: PLC0415 - only when something went wrong
+        from spool.exception.redaction import program_words, typed_words  # noqa: PLC0415 - only when something went wrong
 
-        interpreters = getattr(sys, "argv", None) or []  # an embedded one may have none
-        return typed_words([*interpreters[1:], *self.arguments], self.declared)
+        self.note_typed()
+        started_by = getattr(sys, "orig_argv", ())
+        words = started_by[1:] if getattr(sys, "frozen", False) else program_words(started_by)
+        return typed_words([*words, *self.typed], self.declared)
+
+    def note_typed(self, more: Iterable[object] = ()) -> None:
+        """Remember the command line as it is now, and what else was typed; of very many words the last ones."""
+        present = getattr(sys, "argv", None)  # an embedded interpreter may have none
+        for word in (*(present[1:] if isinstance(present, list | tuple) else ()), *more):
+            if isinstance(word, str | os.PathLike):
+                self.typed.setdefault(str(word), None)
+        for word in list(self.typed)[: max(0, len(self.typed) - _MOST_TYPED)]:
+            self.typed.pop(word, None)
 
     def redacted(self, text: str) -> str:
         """Give an error's text as it may be told: without what is hidden, and without what the person typed."""

@@ -32,7 +32,7 @@ def run(host: Host, app: Any, args: Sequence[str] | None = None) -> NoReturn:
     try:
         if _uncounted(host):
             _leave_by(app, args)
-        host.arguments = list(args or ())
+        host.note_typed(args or ())
         with handled(host):
             _counted(host, app, command, args)
     except BaseException as error:

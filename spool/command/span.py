@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +85,7 @@ class CommandSpan:
         """Put the command on disk in case it is killed. Raises in strict mode alone."""
         self._pid, self._started_s = os.getpid(), time.monotonic()
         self._host.declared.update(self.path)
+        self._host.note_typed(_values(self.flags))
         now = self._host.look()
         if self._host.silenced_by(now) is not None:
             return
@@ -303,6 +304,12 @@ class CommandSpan:
                 fields["errorDetail"] = _text(cause)
         detail = fields.pop("errorDetail", "")
         return {**fields, "errorDetail": self._host.redacted(detail)} if detail else fields
+
+
+def _values(flags: Mapping[str, object]) -> Iterator[object]:
+    """Give what the flags were given as: they may have been typed elsewhere than on the command line."""
+    for value in flags.values():
+        yield from value if isinstance(value, list | tuple | set | frozenset) else [value]
 
 
 def _text(error: BaseException) -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 from binascii import b2a_base64
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from typing import NamedTuple
 
-__all__ = ["Redactor", "Whereabouts", "error_class", "redact", "typed_words", "whereabouts"]
+__all__ = ["Redactor", "Whereabouts", "error_class", "program_words", "redact", "typed_words", "whereabouts"]
 
 # What is read of a text, and what is read but never shown when the text is longer: whatever a rule would
 # recognise is shorter than _MARGIN, so a cut leaves no half of it behind.
@@ -181,6 +181,30 @@ def error_class(error: BaseException | type[BaseException]) -> str | None:
 _OPTION = re.compile(r"-{1,2}[A-Za-z]+(?:[-_][A-Za-z]+)*")
 # Where a path, an address or a sentence falls into parts, each of which may come back alone.
 _BETWEEN = re.compile(r"[\s/\\=,:;@?&#'\"<>()\[\]{}|]+")
+
+
+# Options of the interpreter: those that may be written together, and the last one, with its value or before it.
+_INTERPRETERS = re.compile(r"-(?:[bBdEhiIOPqRsSuvVx?]*([cmXW])(.*)|.*)", re.DOTALL)
+
+
+def program_words(started_by: Sequence[str]) -> list[str]:
+    """Give the words for the program, of a command line that begins with the interpreter and its options.
+
+    None of code that was given with `-c`: the words behind it are for that code, which is no program of anybody's.
+    """
+    words = iter(started_by[1:])
+    for word in words:
+        option = _INTERPRETERS.fullmatch(word)
+        if word == "-" or option is None:  # the script
+            return list(words)
+        kind, value = option[1], option[2]
+        if kind == "c":
+            return []
+        if (kind and not value) or word == "--check-hash-based-pycs":
+            next(words, None)
+        if kind == "m":
+            return list(words)
+    return []
 
 
 def typed_words(arguments: Iterable[str], declared: Container[str] = ()) -> frozenset[str]:

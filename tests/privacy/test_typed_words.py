@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -11,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spool.exception.redaction import redact, typed_words
+from spool import Telemetry
+from spool.exception.redaction import program_words, redact, typed_words
 from tests.support.forks import run_forked
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import flush_json
+from tests.support.processes import environment, flush_json
 from tests.support.ways import HEAD
 
 # A command line, and the words to look for, beside those of the one before.
@@ -39,6 +42,30 @@ def test_the_words_of_a_command_line_are_its_values_and_their_parts(line: str) -
 def test_a_sentence_is_looked_for_whole_and_word_by_word() -> None:
     """An argument may hold spaces; parts that are too short stay."""
     assert typed_words(["why is Ada's order late?"]) == {"why is Ada's order late?", "order", "late"}
+
+
+# How an interpreter may be started, and the words that are for the program.
+STARTS: dict[str, list[str]] = {
+    "python": [],
+    "python mycli.py": [],
+    "python mycli.py one -m two": ["one", "-m", "two"],
+    "python -X utf8 -W error -bb mycli.py one": ["one"],
+    "python -Xutf8 -Werror -IPs mycli.py -c one": ["-c", "one"],
+    "python --check-hash-based-pycs always mycli.py one": ["one"],
+    "python -m mycli one two": ["one", "two"],
+    "python -Im mycli one": ["one"],
+    "python -mmycli one": ["one"],
+    "python - one": ["one"],
+    "python -c code one": [],
+    "python -Ic code one": [],
+    "": [],
+}
+
+
+@pytest.mark.parametrize("line", STARTS)
+def test_the_words_for_the_program_are_known_by_how_it_was_started(line: str) -> None:
+    """The interpreter's own options and the program's name are none of them."""
+    assert program_words(line.split()) == STARTS[line]
 
 
 WAYS: dict[str, Callable[[str], str]] = {
@@ -134,3 +161,84 @@ def test_what_was_typed_does_not_come_back_in_an_errors_text(home: Path, server:
     assert told[3] == (["ktx"], None, "<redacted>")
     reports = [event["properties"]["$exception_list"] for event in server.accepted if event["event"] == "$exception"]
     assert [report[0]["value"] for report in reports] == [missing, "<redacted> <redacted> <redacted>"] * 2
+
+
+FAILS = "raise ValueError(f'no table {word!r}: ' + word.upper())"
+# What a host does with its command line before it fails; `word` is what the person typed.
+TAKEN = {
+    "popped": f"with t.command(['ktx', 'find']):\n    word = sys.argv.pop(1); {FAILS}",
+    "popped before the command": f"word = sys.argv.pop(1)\nwith t.command(['ktx', 'find']): {FAILS}",
+    "replaced": f"word = sys.argv[1]; sys.argv = ['other', 'words']\nwith t.command(['ktx', 'find']): {FAILS}",
+    "cut": f"with t.command(['ktx', 'find']):\n    word = sys.argv[1]; del sys.argv[:]; {FAILS}",
+    "gone": f"word = sys.argv[1]; del sys.argv\nwith t.command(['ktx', 'find']): {FAILS}",
+    "no list": f"word = sys.argv[1]; sys.argv = 5\nwith t.command(['ktx', 'find']): {FAILS}",
+    "set later": (
+        "word = 'zqsecondzq'; sys.argv[1:] = [word, None, 7]\n"
+        f"with t.command(['ktx', 'find']):\n    sys.argv[1:] = []; {FAILS}"
+    ),
+    "parsed from a list": (
+        "import argparse; parser = argparse.ArgumentParser(); parser.add_argument('--table')\n"
+        "parser.add_argument('--more', nargs='*'); word = 'zqlistzq'\n"
+        "asked = parser.parse_args(['--table', word, '--more', 'zqmorezq'])\n"
+        "with t.command(['ktx', 'find'], vars(asked)): word += ' of zqmorezq'; " + FAILS
+    ),
+    "given to main": (
+        "import click\n@click.command()\n@click.argument('word')\ndef find(word): given.clear(); " + FAILS + "\n"
+        "given = ['zqgivenzq']\nt.main(find, given)"
+    ),
+    "reported": f"word = sys.argv.pop(1)\ntry: {FAILS}\nexcept ValueError as error: t.capture_exception(error)",
+    "redacted": "word = sys.argv.pop(1)\nprint(t.redacted(f'no table {word}'))",
+}
+
+
+# The person's command line, then what a host does first.
+MADE = """
+url, home, sys.argv[1:] = sys.argv[2], sys.argv[1], ["zqtypedzq"]
+t = Telemetry("ktx", "1", "phc_test", url, home, flush="never")
+"""
+
+
+def test_what_was_typed_is_known_from_the_first_moment(home: Path, server: LocalPostHog) -> None:
+    """Whatever the host does to `sys.argv`, and also what never stood there; in every text that is told of errors."""
+    ended = run_forked(HEAD, {name: MADE + code for name, code in TAKEN.items()}, home, server.url)
+    assert {name: done.code for name, done in ended.items() if done.code != 1} == {"reported": 0, "redacted": 0}
+    assert [name for name, done in ended.items() if "SyntaxError" in done.err or "NameError" in done.err] == []
+    assert ended["redacted"].out == "no table <redacted>\n"
+    assert flush_json(home)["exit_code"] == 0
+    sent = json.dumps(server.accepted)
+    assert [word for word in ("typed", "second", "list", "more", "given") if f"zq{word}zq" in sent.lower()] == []
+    commands = [event["properties"]["errorDetail"] for event in server.accepted if event["event"] == "command"]
+    assert commands == ["no table '<redacted>': <redacted>"] * 7 + [
+        "no table '<redacted> of <redacted>': <redacted> OF <redacted>",
+        "no table '<redacted>': <redacted>",
+    ]
+
+
+PROGRAM = """
+import sys
+word = sys.argv.pop(1)  # long before anybody asks for telemetry
+from spool import Telemetry
+t = Telemetry("ktx", "1", "phc_test", "http://127.0.0.1:9", flush="never")
+print(t.redacted(f"no table {word} of zqcanaryzq.py"))
+"""
+
+
+@pytest.mark.parametrize("started", [["{}.py"], ["-X", "utf8", "{}.py"], ["-m", "{}"]])
+def test_what_was_typed_is_known_although_telemetry_came_later(started: list[str], tmp_path: Path) -> None:
+    """The interpreter remembers how it was started; the program's own name is no word of the person's."""
+    (tmp_path / "zqcanaryzq.py").write_text(PROGRAM)
+    command = [sys.executable, *(word.format("zqcanaryzq") for word in started), "acme-orders"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("no table <redacted> of zqcanaryzq.py\n", "")
+
+
+def test_a_host_that_runs_for_months_remembers_a_bounded_number_of_words(home: Path) -> None:
+    """The last ones: a daemon begins a command for each request."""
+    telemetry = Telemetry("ktx", "1", home=home, flush="never")
+    host = telemetry._host  # noqa: SLF001 - what is kept is nobody's to see
+    for number in range(3):
+        host.note_typed(f"word-{number}-{one}" for one in range(6_000))
+    assert len(host.typed) == 10_000
+    assert telemetry.redacted("no word-2-5999 and no word-0-1") == "no <redacted> and no word-0-1"
