@@ -109,6 +109,7 @@ class _Absorbing:
                 events[path.name] = text
         causes = {name: why.cause for name, why in refused.items()}
         new = self.queue.absorb(events, causes, rejected, self.kept)
+        self.quarantine.lost += [(name, why.cause, str(why)) for name, why in refused.items()]
         self.clear_away([*events, *rejected, *(REFUSED + name for name in refused)], refused)
         return Taken(new, len(rejected))
 

@@ -18,6 +18,8 @@ from flusher.delivery.expiry import FailedRun
 from flusher.delivery.gather import BATCH_BYTES
 from flusher.text import error_words, moment
 from flusher.tidy import tidy
+from spool.beside import loss_reasons
+from spool.beside.loss_reasons import reason_of
 from spool.beside.spans import recover_all
 from spool.beside.wipe import wipe_once
 from spool.consent import Consent, Identity, consent, read_stored
@@ -139,6 +141,9 @@ def _take_in(context: Context, queue: Queue) -> None:
         report.rejected += taken.rejected
     with quarantine.going_on(paths.spans):
         report.recovered_spans += recover_all(paths, queue, quarantine)
+    if quarantine.lost:
+        with suppress(OSError, SpoolError):  # they are counted, and each has its reason beside it in quarantine
+            loss_reasons.note(context.app, paths, [reason_of(*one) for one in quarantine.lost])
 
 
 def _told(quarantine: Quarantine) -> str:

@@ -142,6 +142,7 @@ def recover_all(paths: Paths, queue: Queue, quarantine: Quarantine | None = None
         with _dead(paths, spans[start : start + _BATCH]) as found:
             lost = {_uuid(name): "damaged" for name in found.odd if is_plain(paths.spans / name)}
             recovered += _close(paths, queue, found.events, lost)
+            quarantine.lost += [(name, "damaged", str(why)) for name, why in found.odd.items() if _uuid(name) in lost]
             for name, why in found.odd.items():
                 quarantine.take(paths.spans / name, str(why))
             for name, error in found.shut.items():

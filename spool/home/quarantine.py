@@ -30,6 +30,8 @@ class Quarantine:
         self._paths = paths
         self.taken: list[str] = []
         self.left: list[str] = []
+        # Of what was taken, what is counted as a lost event: its name, the cause, the reason.
+        self.lost: list[tuple[str, str, str]] = []
 
     def take(self, path: Path, reason: str) -> bool:
         """Move an entry here. True when its place is free; False where it can't be moved, so that it stays."""

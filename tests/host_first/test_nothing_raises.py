@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from spool import Telemetry
-from tests.support.processes import ROOT, environment, run_python, status
+from tests.support.processes import ROOT, environment, flush, run_python, status
 
 if sys.platform == "win32":
     pytest.skip("forks, and limits of a process", allow_module_level=True)
@@ -158,6 +158,18 @@ def test_the_last_reasons_are_kept_and_no_more(home: Path) -> None:
     assert found["losses"] == {"too_large": 100}
     assert [one["event"] for one in found["last_losses"]] == [f"event {number}" for number in range(80, 100)]
     assert (home / "spool" / "losses.log").stat().st_size < 40_000
+
+
+def test_a_file_that_a_run_refuses_is_among_the_last_losses(home: Path) -> None:
+    """The flusher's own losses have their reasons there, too."""
+    telemetry = Telemetry("ktx", "1", "phc_x", home=home, flush="never")
+    telemetry.capture("first")
+    telemetry.close()
+    (home / "spool" / "aside" / "1-x.json").write_text("no event")
+    flush(home, "--host", "http://127.0.0.1:9", "--max-retries", 0)
+    (last,) = status(home)["last_losses"]
+    assert (last["event"], last["cause"]) == ("1-x.json", "invalid")
+    assert last["reason"].startswith("no JSON")
 
 
 def test_what_a_signal_handler_of_the_host_raises_passes_through(home: Path) -> None:
