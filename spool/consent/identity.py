@@ -331,12 +331,12 @@ def _publish_new(beside: Path, paths: Paths, wait_s: float) -> bool:
 def decide_for_all(paths: Paths, *, enabled: bool) -> None:
     """Write a person's decision into `telemetry.json`; everything else in the file stays as it is.
 
-    A file that can't be parsed is replaced, which repairs it. Raises OSError.
+    A file that can't be parsed, or is another user's, is replaced, which repairs it. Raises OSError.
     """
     import json  # noqa: PLC0415 - with the file's reader
 
     try:
-        fields = json.loads(read_bounded(paths.identity, _MAX_BYTES))
+        fields = json.loads(read_bounded(paths.identity, _MAX_BYTES)) if _is_own_word(paths.identity) else None
     except (FileNotFoundError, ValueError, RecursionError):
         fields = None
     if isinstance(fields, dict) and _is_ktx_shape(fields):

@@ -234,6 +234,7 @@ def test_enable_mends_a_file_of_another_user(public: Path) -> None:
     code = 'print(ktx_flush("--home", sys.argv[1], "enable")[1].strip(), *capture(sys.argv[1]))'
     assert as_user(SOMEBODY, code, home, commands=LOOKS).stdout == "telemetry is on queued None telemetry.json\n"
     assert (home / "telemetry.json").stat().st_uid == SOMEBODY
+    assert json.loads((home / "telemetry.json").read_text())["installId"] != ID
 
 
 def test_an_edit_that_keeps_size_and_time_is_seen(home: Path, server: LocalPostHog) -> None:

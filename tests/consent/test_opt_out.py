@@ -451,6 +451,35 @@ def test_what_comes_after_an_opt_out_goes_at_the_next_run(home: Path, server: Lo
         assert status(home)["losses"] == {"opted_out": lost}
 
 
+@pytest.mark.parametrize("words", [("doctor",), ("doctor", "--send")])
+def test_doctor_asks_the_server_nothing_after_an_opt_out(
+    words: tuple[str, ...], home: Path, server: LocalPostHog
+) -> None:
+    """Somebody says no while it loads what it needs for a request: the question is asked again right before."""
+    captured(home, server.url, 1)
+    code = """
+import sys
+from pathlib import Path
+identity, moment = Path(sys.argv[2]) / "telemetry.json", sys.argv.pop(1)
+def opt_out(event, arguments):
+    if event == "import" and arguments[0] == moment and not said:
+        said.append(True)
+        identity.write_bytes(identity.read_bytes().replace(b"true", b"false"))
+said = []
+from flusher.cli import main
+sys.argv.insert(1, "--home")
+sys.addaudithook(opt_out)
+try:
+    main()
+finally:
+    assert said
+"""
+    with start_python(code, "posthog", home, *words) as run:
+        out, err = run.communicate(timeout=60)
+    assert (server.requests, err) == ([], ""), out
+    assert not any(Paths(home).spool.glob("doctor-*"))
+
+
 # -- what there can be --------------------------------------------------------------------------------------------
 
 
