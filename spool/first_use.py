@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from spool.interrupts import exit_hooks_held
+
 __all__ = ["load"]
 
 
@@ -21,8 +23,17 @@ def load() -> ModuleType:
     if _First.capture is None:
         # The second one defines classes. Defined at the end of a process that Ctrl-C ends, they would make
         # Python forget that it has to end by the signal.
-        from spool import capture  # noqa: PLC0415 - see above
-        from spool.beside import sightings  # noqa: F401, PLC0415 - see above
+        with exit_hooks_held(unless=_logs):
+            from spool import capture  # noqa: PLC0415 - see above
+            from spool.beside import sightings  # noqa: F401, PLC0415 - see above
 
         _First.capture = capture
     return _First.capture
+
+
+def _logs() -> bool:
+    """Tell whether the host uses logging, which comes with filelock: its exit hook waits for the host's handlers."""
+    import logging  # noqa: PLC0415 - loaded with the rest
+
+    loggers = [logging.root, *logging.Logger.manager.loggerDict.values()]
+    return any(getattr(logger, "handlers", None) for logger in loggers)

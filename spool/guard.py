@@ -14,7 +14,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from spool.host import Host
-from spool.interrupts import signals_held
+from spool.interrupts import to_the_end, with_signals_held
 
 __all__ = ["guarded"]
 
@@ -31,35 +31,42 @@ S = TypeVar("S", bound=_Guarded)
 
 
 def guarded(  # noqa: C901 - each way out of a method, in one place
-    empty: Any, answer: Callable[..., Any] | None = None
+    empty: Any, answer: Callable[..., Any] | None = None, *, ending: bool = False
 ) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
     """Guard a method: where it fails it gives `empty`, or what `answer` makes of the host, the error and the arguments.
 
     `answer` is for what loses an event by failing, and counts it. Where it fails too, the loss is remembered in
-    `Host.unexplained`, which takes no call. A mistake of the program's raises in strict mode.
+    `Host.unexplained`, which takes no call. A mistake of the program's raises in strict mode. `ending` is for what is
+    done at the end of a command or of the process.
     """
 
-    def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    def decorate(  # noqa: C901 - as above
+        method: Callable[Concatenate[S, P], R],
+    ) -> Callable[Concatenate[S, P], R]:
         # Names of a closure stay as they are; those of a module are gone at the end of the interpreter.
-        hold, ends = signals_held, sys.is_finalizing
+        hold, ends = to_the_end if ending else with_signals_held, sys.is_finalizing
 
         @wraps(method)
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
             given: R = empty
             settled = answer is None
             mistake: Exception | None = None
-            try:
-                with hold():
-                    try:
-                        given = method(self, *args, **kwargs)
+
+            def step() -> None:
+                nonlocal given, settled, mistake
+                try:
+                    given = method(self, *args, **kwargs)
+                    settled = True
+                except Exception as error:  # noqa: BLE001 - the host comes first, whatever it is
+                    with suppress(Exception):
+                        if self._host.raises(error):
+                            mistake = error
+                        elif answer is not None:
+                            given = answer(self._host, error, *args, **kwargs)
                         settled = True
-                    except Exception as error:  # noqa: BLE001 - the host comes first, whatever it is
-                        with suppress(Exception):
-                            if self._host.raises(error):
-                                mistake = error
-                            elif answer is not None:
-                                given = answer(self._host, error, *args, **kwargs)
-                            settled = True
+
+            try:
+                hold(step)
             except (MemoryError, RecursionError):
                 pass  # of the holding itself; the stack was as full for the host's own handlers
             except Exception:

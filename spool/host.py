@@ -74,9 +74,6 @@ class Surroundings(NamedTuple):
 class UnderWay(Protocol):
     """A command under way, as far as its host has to know of it."""
 
-    # What a handler of the host's raised on a signal: it aborts the command if it ends it.
-    interrupted_by: BaseException | None
-
     @property
     def is_open(self) -> bool:
         """Whether it is under way in this process."""

@@ -1,22 +1,41 @@
-"""Signals wait while an event is put on disk, and are delivered right after it."""
+"""Signals wait while an event is put on disk, and are delivered right after it.
+
+At the end of a command or of the process the signals that end a program are put off instead: they are sent again a
+moment later. Delivered in the middle of our work they would leave a traceback of ours, and another exit code.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import CodeType, FrameType, MappingProxyType
+from typing import Any
 
-__all__ = ["raised_by_handler", "signals_held"]
+__all__ = [
+    "ENDS",
+    "at_exit",
+    "exit_hooks_held",
+    "raised_by_handler",
+    "signals_held",
+    "to_the_end",
+    "with_signals_held",
+]
 
-Handlers = Mapping[int, Callable[..., object]]
+Handlers = Mapping[int, Any]
 
 # All but those that tell of a fault in the program itself, and the two that nobody can hold back.
 _FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS", "SIGKILL", "SIGSTOP"}
 _HELD = [number for number in signal.Signals if number.name.startswith("SIG") and number.name not in _FAULTS]
+# Those by which a person, a terminal or a supervisor ends a program.
+ENDS = [number for number in _HELD if number.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")]
+# A process that is about to end has left Python's hands by then; one that goes on gets the signal a little late.
+_MOMENT_S = 0.1
 
 
 class _Block:
@@ -28,28 +47,90 @@ class _Block:
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
+def signals_held(*, ending: bool = False) -> Iterator[None]:
     """Hold signals back for the block; those that came are delivered at its end. A nested block does nothing.
 
     An exception that a handler raises inside a transaction would leave it open. Handlers run in the main thread only,
     so other threads need nothing. A mask is enough while the main thread is the only one. Otherwise another thread may
     receive the signal, and CPython would still run the handler in the main thread: then each handler is replaced by one
     that only notes the signal.
+
+    With `ending`, and where what a first signal raised is on its way out, the signals that end a program are sent again
+    a moment later: the host's own code is there then, or nobody any more.
     """
     if _Block.active or threading.get_ident() != threading.main_thread().ident:
         yield
         return
+    ending = ending or _is_interrupt(sys.exc_info()[1])
     alone = threading.active_count() == 1 and sys.platform != "win32"
-    _Block.active, _Block.thread = True, threading.get_ident()
+    _Block.active, _Block.thread, _Block.exchanged = True, threading.get_ident(), MappingProxyType({})
     try:
-        with _masked() if alone else _noted():
+        with _masked(ending) if alone else _noted(ending):
             yield
     finally:
         _Block.active = False
 
 
+def with_signals_held(step: Callable[[], object]) -> None:
+    """Do a step in a block of `signals_held`."""
+    with signals_held():
+        step()
+
+
+def to_the_end(step: Callable[[], object]) -> None:
+    """Do a step of ours at the end of a command or of the process: whole and once, whatever a person presses meanwhile.
+
+    Signals are held with `ending`. Ctrl-C between two lines of ours is put off as well; what a handler of the host's
+    raises there is raised after the step.
+    """
+    begun = pressed = False
+    raised: BaseException | None = None
+    while not begun:
+        try:
+            with signals_held(ending=True):
+                begun = True
+                step()
+        except BaseException as error:
+            if raised_by_handler(error):
+                raised = error
+            elif issubclass(type(error), KeyboardInterrupt):
+                pressed = True
+            else:
+                raise
+    if raised is not None:
+        raise raised
+    if pressed:
+        _send_later([signal.SIGINT])
+
+
+def at_exit(step: Callable[[], object]) -> None:
+    """Do a step of ours in an exit hook. What a signal raises meanwhile is not shown: Python would only print it."""
+    try:
+        step()
+    except BaseException as error:
+        if not (issubclass(type(error), KeyboardInterrupt) or raised_by_handler(error)):
+            raise
+
+
 @contextmanager
-def _masked() -> Iterator[None]:
+def exit_hooks_held(unless: Callable[[], bool]) -> Iterator[None]:
+    """Have signals held while the exit hooks run that are registered in the block, unless it tells then that one waits.
+
+    For the quick ones of a library that a host does not know of: a traceback of theirs would be one of ours.
+    """
+    held = ExitStack()
+
+    def hold() -> None:
+        if not unless():
+            held.enter_context(signals_held(ending=True))
+
+    atexit.register(at_exit, held.close)
+    yield
+    atexit.register(at_exit, hold)
+
+
+@contextmanager
+def _masked(ending: bool) -> Iterator[None]:  # noqa: FBT001 - within this module
     if sys.platform == "win32":  # there is no mask on Windows, and nobody asks for one
         yield
         return
@@ -60,37 +141,58 @@ def _masked() -> Iterator[None]:
         yield
     finally:
         _Block.active = False
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            if ending:
+                _put_off_pending(before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _put_off_pending(blocked_before: Collection[int]) -> None:
+    if sys.platform != "win32":
+        came = [number for number in ENDS if number in signal.sigpending() and number not in blocked_before]
+        for number in came:
+            signal.sigwait([number])
+        _send_later(came)
 
 
 @contextmanager
-def _noted() -> Iterator[None]:
+def _noted(ending: bool) -> Iterator[None]:  # noqa: FBT001 - within this module
     came: list[tuple[int, FrameType | None]] = []
-    exchanged: dict[int, Callable[..., object]] = {}
+    exchanged: dict[int, Any] = {}
     _Block.exchanged = exchanged
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append((number, frame))
 
     try:
-        for number in _HELD:
+        for number in [*ENDS, *_HELD]:
             handler = signal.getsignal(number)
             # A default action ends the process, which can't harm an append; a handler set by C code can't be restored.
-            if callable(handler):
-                exchanged[number] = handler
+            if callable(handler) or (ending and number in ENDS and handler is signal.SIG_DFL):
+                exchanged.setdefault(number, handler)
                 signal.signal(number, note)
         yield
     finally:
+        if ending:
+            late = {number for number, _ in came if number in ENDS and not _is_told(exchanged[number])}
+            came[:] = [one for one in came if one[0] not in late]
+            _send_later(late)
         try:
-            _put_back(exchanged)
+            _put_back(list(exchanged.items()))
         finally:
             _Block.active = False
             _deliver(came, exchanged)
 
 
-def _put_back(handlers: Handlers) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+def _put_back(handlers: list[tuple[int, Any]]) -> None:
+    """Set each handler again, even when one that is there already raises meanwhile; those that end a program last."""
+    if handlers:
+        number, handler = handlers.pop()
+        try:
+            signal.signal(number, handler)
+        finally:
+            _put_back(handlers)
 
 
 def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> None:
@@ -106,9 +208,41 @@ def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> No
             _deliver(came, handlers)
 
 
-def raised_by_handler(error: BaseException) -> bool:
-    """Tell whether an error passed through a signal handler of this process: then it is the host's, not ours."""
-    handlers = [signal.getsignal(number) for number in _HELD]
+def _is_told(handler: Any) -> bool:
+    """Tell a handler that does nothing, as asyncio's, which hears of the signal by the wakeup descriptor."""
+    return getattr(handler, "__name__", "") == "_sighandler_noop"
+
+
+def _send_later(numbers: Collection[int]) -> None:
+    """Send signals to the main thread in a moment, from a thread that nobody waits for."""
+    if not numbers:
+        return
+    main, sleep = threading.main_thread().ident, time.sleep
+
+    def send() -> None:
+        sleep(_MOMENT_S)
+        for number in numbers:
+            if sys.platform == "win32" or main is None:
+                signal.raise_signal(number)
+            else:
+                signal.pthread_kill(main, number)  # wakes it from a system call
+
+    try:
+        threading.Thread(target=send, name="signals put off", daemon=True).start()
+    except RuntimeError:  # no thread to be had
+        for number in numbers:
+            signal.raise_signal(number)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error that is being handled came from a signal, or only leads out of the program."""
+    return error is not None and (not issubclass(type(error), Exception) or raised_by_handler(error))
+
+
+def raised_by_handler(error: BaseException, numbers: Iterable[int] = _HELD) -> bool:
+    """Tell whether an error passed through a handler of one of the signals: then it is the host's, not ours."""
+    exchanged = _Block.exchanged if _Block.active else {}
+    handlers = [exchanged.get(number) or signal.getsignal(number) for number in numbers]
     codes = {code for handler in handlers if (code := _code_of(handler)) is not None}
     call = error.__traceback__
     while call is not None:
@@ -131,7 +265,7 @@ def _end_in_child() -> None:
     """End the block in a child that another thread forked: the thread that would have ended it does not exist there."""
     if _Block.active and _Block.thread != threading.get_ident():
         _Block.active = False
-        _put_back(_Block.exchanged)
+        _put_back(list(_Block.exchanged.items()))
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,7 +17,7 @@ from spool.first_use import load
 from spool.guard import NoCommand, guarded
 from spool.home import Paths
 from spool.host import Host, Options, Receipt
-from spool.interrupts import raised_by_handler
+from spool.interrupts import at_exit, raised_by_handler, to_the_end
 from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits, stripped
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ class Telemetry:
             )
         )
         atexit.register(_close_at_exit, weakref.ref(self._host))
-        # A Telemetry that is garbage-collected leaves no connection open: one has to be closed under the lock.
-        weakref.finalize(self, self._host.disconnect).atexit = False
+        _disconnect_with(self, self._host)
 
     @property
     def app(self) -> str:
@@ -259,11 +258,15 @@ class Telemetry:
         reach their event through `span`.
         """
         try:
-            from spool.command.click_app import run  # noqa: PLC0415 - for process entries only
+            from spool.command.click_app import run, without_ours  # noqa: PLC0415 - for process entries only
         except Exception as error:  # noqa: BLE001 - the app runs all the same
             self._uncounted(error)
             sys.exit(app() if args is None else app(args=list(args)))
-        run(self._host, app, args)
+        try:
+            run(self._host, app, args)
+        except BaseException as error:
+            error.__traceback__ = without_ours(error.__traceback__)
+            raise
 
     @guarded(None)
     def _uncounted(self, error: Exception) -> None:
@@ -293,7 +296,7 @@ class Telemetry:
         now = self._host.look()
         return None if now.debug or self._host.silenced_by(now) is not None else now.paths
 
-    @guarded(None)
+    @guarded(None, ending=True)
     def close(self) -> None:
         """End an open command and close the queue. Captures after this open it again."""
         self._host.close()
@@ -318,6 +321,23 @@ class _End:
 
 
 def _close_at_exit(reference: weakref.ref[Host]) -> None:
-    host = reference()
-    if host is not None:
-        _End(host).close()
+    def close() -> None:
+        host = reference()
+        if host is not None:
+            _End(host).close()
+
+    at_exit(lambda: to_the_end(close))
+
+
+# As `weakref.finalize` does it, which would leave an exit hook that Ctrl-C can hit.
+_watched: set[weakref.ref[Telemetry]] = set()
+
+
+def _disconnect_with(telemetry: Telemetry, host: Host) -> None:
+    """Leave no connection open when a Telemetry is garbage-collected: one has to be closed under the lock."""
+
+    def gone(reference: weakref.ref[Telemetry]) -> None:
+        _watched.discard(reference)
+        host.disconnect()
+
+    _watched.add(weakref.ref(telemetry, gone))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -21,23 +21,19 @@ from spool.command.signals import handled
 from spool.command.span import CommandSpan
 from spool.errors import InvalidEventError
 from spool.host import Host
-from spool.interrupts import signals_held
+from spool.interrupts import signals_held, to_the_end
 
-__all__ = ["run"]
+__all__ = ["run", "without_ours"]
 
 
 def run(host: Host, app: Any, args: Sequence[str] | None = None) -> NoReturn:
     """Run the app and end the process as the app does. Raises TypeError for what is no Typer or Click app."""
     command = _command(app)
-    try:
-        if _uncounted(host):
-            _leave_by(app, args)
-        host.note_typed(args or ())
-        with handled(host):
-            _counted(host, app, command, args)
-    except BaseException as error:
-        error.__traceback__ = _without_ours(error.__traceback__)
-        raise
+    if _uncounted(host):
+        _leave_by(app, args)
+    host.note_typed(args or ())
+    with handled(host):
+        _counted(host, app, command, args)
 
 
 def _uncounted(host: Host) -> bool:
@@ -66,11 +62,14 @@ def _counted(host: Host, app: Any, command: Any, args: Sequence[str] | None) -> 
     watch = ClickWatch(host.options.app, taken)
     if not draft.informs:  # otherwise it begins when the app has found the command, if it does
         span.begin()
+    watched = ExitStack()
     try:
-        with watch.over(command), _given_to(app, command):
-            _leave_by(app, args)
+        watched.enter_context(watch.over(command))
+        watched.enter_context(_given_to(app, command))
+        _leave_by(app, args)
     except BaseException as error:
-        _end(span, watch, error)
+        watched.callback(_end, span, watch, error)
+        to_the_end(watched.close)
         raise
 
 
@@ -128,7 +127,7 @@ def _completes(app: str) -> bool:
     return any(f"_{name.replace('-', '_').replace('.', '_').upper()}_COMPLETE" in os.environ for name in names)
 
 
-def _without_ours(calls: TracebackType | None) -> TracebackType | None:
+def without_ours(calls: TracebackType | None) -> TracebackType | None:
     """Remove this package's own calls from a traceback: the person sees what they would see without it."""
     package = os.path.dirname(os.path.dirname(__file__))
     kept: TracebackType | None = None

@@ -19,6 +19,7 @@ from spool.exception.outcome import OUTCOMES, Outcome, cause_of, is_usage, outco
 from spool.first_use import load
 from spool.guard import guarded
 from spool.host import Host, Surroundings
+from spool.interrupts import ENDS, raised_by_handler
 from spool.settings import LONGEST_S
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ class CommandSpan:
     ) -> None:
         self.path = [path] if isinstance(path, str) else [str(part) for part in path]
         self.flags: Mapping[str, object] = flags if isinstance(flags, Mapping) else dict.fromkeys(flags, True)
-        self.interrupted_by: BaseException | None = None
         self._host = host
         self._project = project
         self._group = ""
@@ -211,7 +211,7 @@ class CommandSpan:
     ) -> None:
         self.end(error)
 
-    @guarded(None, _uncounted)
+    @guarded(None, _uncounted, ending=True)
     def end(self, error: BaseException | None) -> None:
         """End the command by the exception that left it, which is never hidden; without one, raises as `finish`."""
         try:
@@ -223,7 +223,7 @@ class CommandSpan:
             if self._host.span is self:
                 self._host.span = None
 
-    @guarded(None)
+    @guarded(None, ending=True)
     def finish(self, outcome: str | None = None) -> None:
         """End the command here and count it as it was annotated; what happens later is not recorded.
 
@@ -234,7 +234,7 @@ class CommandSpan:
         self.annotate(outcome=outcome)
         self.end(None)
 
-    @guarded(None, _uncounted)
+    @guarded(None, _uncounted, ending=True)
     def abort(self) -> None:
         """End the command as aborted: by a signal, or because nobody ended it."""
         with suppress(InvalidEventError):
@@ -246,7 +246,7 @@ class CommandSpan:
             self.abort()
             self._host.mistake(f"the command begun at {self._begun_at} was never ended: use `with`")
 
-    @guarded(None)
+    @guarded(None, ending=True)
     def drop(self) -> None:
         """Discard the command as if it had never begun: it turned out to be none."""
         if self.is_open:
@@ -275,6 +275,7 @@ class CommandSpan:
     def _let_go(self) -> None:
         if self._file is not None:
             self._file.end()
+            self._file = None  # here, where signals are held: its lock is in a WeakSet, which runs code of its own
 
     def _identifiers(self) -> dict[str, Any]:
         return {"uuid": self._uuid, "groups": {"project": self._group}}
@@ -288,7 +289,7 @@ class CommandSpan:
     def _ending(self, error: BaseException | None) -> dict[str, Any]:
         """Say how it ended: by an exception, else as annotated, else well."""
         raised = () if error is None else (error, cause_of(error))
-        interrupted = self.interrupted_by is not None and any(one is self.interrupted_by for one in raised)
+        interrupted = any(one is not None and raised_by_handler(one, ENDS) for one in raised)
         outcome, cause = Outcome("aborted") if interrupted else outcome_of(error)
         fields: dict[str, Any] = {"outcome": outcome}
         if outcome == "ok":

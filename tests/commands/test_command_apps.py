@@ -211,11 +211,10 @@ def test_a_killed_command_has_the_path_and_the_flags_that_the_app_read(home: Pat
 
 
 def test_a_traceback_holds_nothing_of_ours(home: Path, server: LocalPostHog) -> None:
-    """What the person sees of an unexpected error is the program's own calls, and the one line that started it."""
+    """What the person sees of an unexpected error is the program's own calls."""
     ended = run_lines(TYPER, ["fail SECRET"], home, server)["fail SECRET"]
     assert ended.err.splitlines()[-1] == "RuntimeError: SECRET"
-    assert ended.err.count("/spool/") == 1
-    assert ", in main\n" in ended.err
+    assert "/spool/" not in ended.err
 
 
 def test_a_command_annotates_its_event_by_the_span_under_way(home: Path, server: LocalPostHog) -> None:
