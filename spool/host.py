@@ -15,8 +15,8 @@ from spool.beside import LossNotes
 from spool.consent import Consent, ConsentCache, Identity, consent, opted_out_by
 from spool.consent.opt_out import is_wiped
 from spool.errors import InvalidEventError, SpoolError
-from spool.home import Paths, Signature, resolve_home
-from spool.settings import TESTING, Durability, FlushMode, Limits, env_prefix, is_set
+from spool.home import Paths, Signature, home_under_test, resolve_home
+from spool.settings import Durability, FlushMode, Limits, env_prefix, is_set
 
 if TYPE_CHECKING:
     from spool.catalogue import Catalogue
@@ -131,10 +131,11 @@ class Host:
     @property
     def paths(self) -> Paths | None:
         """The files of this host's home, or None where no home can be named."""
-        named = tuple(map(os.environ.get, (TESTING, self.prefix + "HOME", "HOME")))
+        tests = home_under_test(os.environ)
+        named = (tests, *map(os.environ.get, (self.prefix + "HOME", "HOME")))
         known = self._homes.get(named)
         if known is None:
-            home = resolve_home(self.options.app, None if named[0] else self.options.home, os.environ)
+            home = resolve_home(self.options.app, None if tests else self.options.home, os.environ)
             if home is None:
                 return None
             known = self._homes[named] = Paths(home)
@@ -143,7 +144,7 @@ class Host:
     @property
     def strict(self) -> bool:
         """Whether programming mistakes raise."""
-        return is_set(os.environ.get(self.prefix + "TELEMETRY_STRICT")) or bool(os.environ.get(TESTING))
+        return is_set(os.environ.get(self.prefix + "TELEMETRY_STRICT")) or bool(home_under_test(os.environ))
 
     def mistake(self, what: str) -> None:
         """Say a programming mistake: InvalidEventError in strict mode; in production the command goes on."""

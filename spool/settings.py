@@ -24,7 +24,7 @@ __all__ = [
 
 VERSION = "0.1.0"
 DEFAULT_HOST = "https://us.i.posthog.com"
-# Set by the guard kit while a test runs: the home of every app, here and in child processes; mistakes raise.
+# Set by the guard kit while a test runs: the home of every app; mistakes raise. `home/under_test.py` reads it.
 TESTING = "KTX_SPOOL_TESTING"
 
 # Set in a flusher's environment, and by the guard kit: nothing that runs there starts a flusher.

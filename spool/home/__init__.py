@@ -30,6 +30,7 @@ from spool.home.files import (
 from spool.home.mounts import file_system, has_modes, is_network
 from spool.home.paths import Paths, resolve_home
 from spool.home.quarantine import Quarantine, write_state
+from spool.home.under_test import home_under_test, is_for_tests, under_test
 
 __all__ = [
     "Descriptor",
@@ -39,6 +40,8 @@ __all__ = [
     "Signature",
     "file_system",
     "has_modes",
+    "home_under_test",
+    "is_for_tests",
     "is_network",
     "is_odd",
     "is_plain",
@@ -58,6 +61,7 @@ __all__ = [
     "signature",
     "streams_kept_free",
     "sync_folder",
+    "under_test",
     "write_atomic",
     "write_new",
     "write_state",

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from spool.settings import TESTING, env_prefix
+from spool.home.under_test import home_under_test
+from spool.settings import env_prefix
 
 __all__ = ["Paths", "resolve_home"]
 
@@ -127,10 +128,11 @@ class Paths:
 def resolve_home(app: str, home: Path | str | None, env: Mapping[str, str]) -> Path | None:
     """Give the app's home as an absolute path, or None where none can be named.
 
-    An explicit `home` wins, then the guard kit's, then `<APP>_HOME`, then `~/.<app>` by `HOME` or the account's own
-    entry. No `~` and no `$` inside a path is expanded: a folder may be called so.
+    An explicit `home` wins, then the guard kit's, which the process of a test knows whatever `env` says. Then
+    `<APP>_HOME`, then `~/.<app>` by `HOME` or the account's own entry. No `~` and no `$` inside a path is expanded: a
+    folder may be called so.
     """
-    chosen = home if home is not None else env.get(TESTING) or env.get(env_prefix(app) + "HOME") or None
+    chosen = home if home is not None else home_under_test(env) or env.get(env_prefix(app) + "HOME") or None
     if chosen is not None:
         try:
             return Path(os.path.abspath(chosen)) if str(chosen).strip() and "\0" not in str(chosen) else None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spool.errors import SpoolError
-from spool.home import Paths, Quarantine, open_own, read_state, streams_kept_free
+from spool.home import Paths, Quarantine, is_for_tests, open_own, read_state, streams_kept_free
 from spool.settings import GUARD, env_prefix, is_set
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> i
 
     Gives the child, for the caller to reap later, if it has not ended within `reap_s`.
     """
-    if is_set(os.environ.get(GUARD)) or getattr(sys, "frozen", False) or not sys.executable:
+    if _is_kept_from(paths) or getattr(sys, "frozen", False) or not sys.executable:
         return None
     try:
         if not is_due(paths, time.time(), interval_s) or not _claim(paths, interval_s):
@@ -111,6 +111,11 @@ def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> i
         )
     except (OSError, SpoolError, NotImplementedError):
         return None  # the next start tries again
+
+
+def _is_kept_from(paths: Paths) -> bool:
+    """Tell whether nothing here may start a flusher for a home: this is one, or a test with the guard kit."""
+    return is_set(os.environ.get(GUARD)) or is_for_tests(str(paths.home), os.environ)
 
 
 def _claim(paths: Paths, interval_s: float) -> bool:
@@ -142,7 +147,7 @@ def child_environment(app: str, env: Mapping[str, str]) -> dict[str, str]:
 
 def run_and_wait(app: str, paths: Paths, timeout_s: float) -> bool:
     """Run one pass in a child process; True if it ended in time and left nothing."""
-    if is_set(os.environ.get(GUARD)):
+    if _is_kept_from(paths):
         return False
     import subprocess  # noqa: PLC0415 - some milliseconds, for hosts that wait
 

@@ -15,6 +15,14 @@ it, every Telemetry of any app, made before or in the test, here or in a child p
 install after its first run, with telemetry on. Mistakes raise, and no flusher is started. The events are read from the
 spool that was written: nothing is patched.
 
+In the process of the test this holds whatever the test does to `os.environ`; it may clear it. A child process learns of
+it by its environment alone. One that is started with an environment of its own (`env={}`), or while `os.environ` is
+cleared, uses the real home and sends what it captures. Give it one variable more:
+
+    subprocess.run(["mycli", "scan"], env={"PATH": os.defpath, "KTX_SPOOL_TESTING": str(captured.home)})
+
+A thread that outlives its test is outside of it: wait for its end.
+
 `pytest --spool-require-all-events` fails if an event of the catalogue was captured by no test that used `captured`.
 """
 
@@ -27,7 +35,7 @@ from uuid import uuid4
 import pytest
 
 from spool.consent import telemetry_json
-from spool.home import Paths, private_folder, write_new
+from spool.home import Paths, private_folder, under_test, write_new
 from spool.host import Host, living
 from spool.settings import GUARD, TESTING, env_prefix
 from spool.testing.captured import Captured
@@ -63,7 +71,8 @@ def captured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     private_folder(paths.home)  # a test before may have left a umask
     write_new(paths.identity, telemetry_json(str(uuid4())))
     under_way = {host: host.span for host in living}
-    with pytest.MonkeyPatch.context() as patch:  # the test's own `monkeypatch.undo()` leaves this alone
+    # The test's own `monkeypatch.undo()` leaves both alone; the first one holds where the test clears `os.environ`.
+    with under_test(str(paths.home)), pytest.MonkeyPatch.context() as patch:
         _stage(patch, paths.home, {*(host.options.app for host in under_way), *request.config.getini("spool_app")})
         kit = Captured(paths.home, _known)
         yield kit
@@ -75,7 +84,7 @@ def captured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def _stage(patch: pytest.MonkeyPatch, home: Path, apps: set[str]) -> None:
-    """Set the environment: the test's home, no flusher, nothing that switches telemetry off."""
+    """Set the environment, for child processes: the test's home, no flusher, nothing that switches telemetry off."""
     patch.setenv(TESTING, str(home))
     patch.setenv(GUARD, "1")
     unset = ["CI", "DO_NOT_TRACK"]
