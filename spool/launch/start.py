@@ -42,6 +42,8 @@ _SHELL = ("/bin/sh", "-c", _DETACH, "sh")
 _REAP_PAUSE_S = 0.0003
 # Nobody notices that a flush has ended so much later.
 _POLL_S = 0.005
+# Children that took longer than a flush waits.
+_left: list[int] = []
 # What a flusher needs of a host's environment; the rest (PYTHON*, POSTHOG_*, LD_*) could redirect it.
 _KEPT = {
     "HOME", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SYSTEMROOT", "USERPROFILE", "APPDATA", "TEMP",
@@ -101,6 +103,7 @@ def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> i
 
     Gives the child, for the caller to reap later, if it has not ended within `reap_s`.
     """
+    _reap_left()
     if _is_kept_from(paths) or getattr(sys, "frozen", False) or not sys.executable:
         return None
     try:
@@ -146,24 +149,29 @@ def child_environment(app: str, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_and_wait(app: str, paths: Paths, timeout_s: float) -> bool:
-    """Run one pass in a child process; True if it ended in time and left nothing."""
+    """Run one pass in a child process; True if it ended in time and left nothing.
+
+    A child that takes longer goes on by itself, and is reaped at the next flush or launch. Raises what the start or
+    its report may raise, and what a signal handler of the host raises meanwhile.
+    """
     if _is_kept_from(paths):
         return False
     import subprocess  # noqa: PLC0415 - some milliseconds, for hosts that wait
 
+    _reap_left()
     arguments = [*command(app, paths), "run", "--json", "--force"]
+    with streams_kept_free():  # the pipe stays open for a while
+        child = subprocess.Popen(  # noqa: S603 - our own command line
+            arguments, env=child_environment(app, os.environ), cwd=paths.spool, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
     try:
-        with streams_kept_free():  # the pipe stays open for a while
-            child = subprocess.Popen(  # noqa: S603 - our own command line
-                arguments, env=child_environment(app, os.environ), cwd=paths.spool, start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
         if not _ended(child, timeout_s):
             return False
         out, _err = child.communicate()
-        report = json.loads(out)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return False
+    finally:
+        _let_go(child)
+    report = json.loads(out)
     return child.returncode == 0 and report.get("remaining") == 0 and report.get("result") in _DRAINED
 
 
@@ -183,6 +191,19 @@ def _ended(child: subprocess.Popen[bytes], wait_s: float) -> bool:
             return False
         time.sleep(_POLL_S)
     return False
+
+
+def _let_go(child: subprocess.Popen[bytes]) -> None:
+    """Close the pipe, and take over the reaping of a child that goes on: Popen's destructor would warn of it."""
+    if child.stdout is not None:
+        child.stdout.close()
+    if child.poll() is None:
+        _left.append(child.pid)
+        child.returncode = 0
+
+
+def _reap_left() -> None:
+    _left[:] = [child for child in _left if not reaped(child)]
 
 
 def _spawn(arguments: list[str], env: dict[str, str], reap_s: float) -> int | None:
@@ -243,7 +264,8 @@ def _spawn_without_posix(arguments: list[str], env: dict[str, str]) -> None:
     import subprocess  # noqa: PLC0415 - Windows only
 
     flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-    subprocess.Popen(  # noqa: S603 - our own command line
+    child = subprocess.Popen(  # noqa: S603 - our own command line
         arguments, env=env, close_fds=True, creationflags=flags, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+    _let_go(child)

@@ -14,7 +14,7 @@ import pytest
 from spool.home import Paths
 from spool.launch.start import child_environment, is_due, waits
 from spool.settings import GUARD
-from tests.support.local_posthog import LocalPostHog, hang
+from tests.support.local_posthog import LocalPostHog, hang, slow
 from tests.support.mounts import NEEDS_ROOT
 from tests.support.processes import environment, run_python, status
 
@@ -201,6 +201,31 @@ def test_flush_waits_no_longer_than_it_was_told(home: Path, server: LocalPostHog
     assert done == "False"
     assert float(took) < 6
     server.behave()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are listed in /proc")
+def test_a_flush_that_times_out_leaves_no_pipe_and_no_zombie(home: Path, server: LocalPostHog) -> None:
+    """Its child goes on and delivers, without a ResourceWarning, and is reaped at the next flush."""
+    code = HOST.replace('"auto"', '"never"') + (
+        "import gc, time\n"
+        "from pathlib import Path\n"
+        "children = Path(f'/proc/self/task/{os.getpid()}/children')\n"
+        "before = len(os.listdir('/proc/self/fd'))\n"
+        "assert not t.flush(0.05)\n"
+        "gc.collect()\n"
+        "print(len(os.listdir('/proc/self/fd')) - before)\n"
+        "child, end = Path('/proc', children.read_text().strip(), 'status'), time.monotonic() + 60\n"
+        "while 'State:\\tZ' not in child.read_text() and time.monotonic() < end: time.sleep(0.05)\n"
+        "print(t.flush(60), children.read_text().split())\n"
+        "t.flush(0.01)\n"
+    )
+    server.always(slow(0.2))
+    done = run_python(code, home, server.url, env=environment(PYTHONWARNINGS="error"), timeout_s=150)
+    assert done.stdout == "0\nTrue []\n", done.stderr
+    assert "Warning" not in done.stderr
+    settled(home)
+    runs = [json.loads(line) for line in Paths(home).flush_log.read_text().splitlines()]
+    assert [run["result"] for run in runs[:2]] == ["delivered", "nothing to do"]
 
 
 @pytest.mark.parametrize("variable", ["KTX_TELEMETRY_DISABLED", GUARD])
