@@ -180,11 +180,11 @@ def test_a_loss_that_could_not_be_noted_is_noted_by_its_own_process_alone(paths:
     if sys.platform == "win32":
         pytest.skip("there is no fork on Windows")
     losses = LossNotes(paths)
-    paths.spool.mkdir(parents=True)
-    paths.aside.write_text("in the way")
+    paths.home.mkdir(parents=True, exist_ok=True)
+    paths.spool.write_text("in the way")
     losses.add("disk_full")
     assert losses.unnoted == {"disk_full": 1}
-    paths.aside.unlink()
+    paths.spool.unlink()
     child = os.fork()
     if child == 0:
         losses.retry()
