@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from tests.support.local_posthog import LocalPostHog
 from tests.support.local_posthog import status as answer
 from tests.support.mounts import NEEDS_ROOT, remount, tmpfs
 from tests.support.processes import KEY, environment, flush, flush_json, start_python, status
-from tests.support.stoppable import stop, wait_until
+from tests.support.stoppable import go_on, stop, wait_until
 from tests.support.strace import Nursery, attached, needs_strace
 
 # In each event that waits, and in each file that could tell of one.
@@ -318,7 +317,7 @@ def test_an_opt_out_while_a_flusher_absorbs_leaves_nothing(
         assert flush(home, "disable").returncode == 0
     else:
         say_no(home)
-    run.send_signal(signal.SIGCONT)
+    go_on(run)
     out, err = run.communicate(timeout=60)
     assert (json.loads(out)["result"], err) == ("telemetry off", "")
     assert remains(home) == []
@@ -359,7 +358,7 @@ def test_a_flusher_goes_on_where_the_file_says_yes_again(home: Path, server: Loc
     wait_until(lambda: run.poll() is not None or len(os.listdir(paths.aside)) < 1_200)
     stop(run)
     assert flush(home, "enable").returncode == 0
-    run.send_signal(signal.SIGCONT)
+    go_on(run)
     out, _err = run.communicate(timeout=120)
     assert json.loads(out)["remaining"] == 0
     assert len(server.events()) == 1_522

@@ -19,8 +19,8 @@ from tests.support.processes import flush_json, run_python, start_python, status
 
 if sys.platform == "win32":
     pytest.skip("SQLite's files have no descriptors there", allow_module_level=True)
-else:
-    import fcntl
+
+import fcntl
 
 # A host. `put` captures and notes the receipt. `take_numbers` opens files of the host's own, and locks them; `check`
 # looks whether each is still open, and holds what the host has written: when it is called, and at the very end.

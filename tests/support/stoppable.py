@@ -19,7 +19,7 @@ from tests.support.processes import start_python
 if sys.platform == "win32":
     pytest.skip("no process can be stopped here", allow_module_level=True)
 
-__all__ = ["Writer", "stop", "wait_until", "writing"]
+__all__ = ["Writer", "go_on", "stop", "wait_until", "writing"]
 
 # Says each acknowledged uuid on a pipe, unbuffered. Every seventh event is large: diskcache by itself would
 # put it into a side file without fsync.
@@ -63,7 +63,7 @@ class Writer:
 
     def go_on(self) -> None:
         """Let it write again."""
-        self.process.send_signal(signal.SIGCONT)
+        go_on(self.process)
 
     @property
     def promised(self) -> dict[str, str]:
@@ -78,6 +78,11 @@ def stop(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGSTOP)
     state = Path(f"/proc/{process.pid}/stat")
     wait_until(lambda: state.read_text().rpartition(") ")[2][0] in "TZ")
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    """Let a process that stands still run again."""
+    process.send_signal(signal.SIGCONT)
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -17,7 +17,7 @@ from tests.support.processes import environment
 
 __all__ = ["NEEDS_ROOT", "SOMEBODY", "as_user", "give", "public_folder", "run_ordinary", "start_ordinary"]
 
-IS_ROOT = os.name == "posix" and os.geteuid() == 0
+IS_ROOT = sys.platform != "win32" and os.geteuid() == 0
 NEEDS_ROOT = pytest.mark.skipif(not IS_ROOT, reason="only root gives its rights away")
 SOMEBODY = 12345
 # Root then obeys modes as any owner does. A real other user may not even read Python's own library.
@@ -115,5 +115,7 @@ def public_folder() -> Iterator[Path]:
 
 def give(folder: Path, uid: int) -> None:
     """Give a folder and all that is in it to a user."""
+    if sys.platform == "win32":
+        raise OSError("no owners by number here")
     for path in (folder, *folder.rglob("*")):
         os.lchown(path, uid, uid)

@@ -26,6 +26,9 @@ import typer
 import spool
 from spool import Identity, Receipt, Telemetry
 
+if sys.platform == "win32":
+    sys.exit("it needs forks, and limits of a process")
+
 RAN: list[str] = []
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from spool.queue import FileLock, Queue
 from tests.support.local_posthog import LocalPostHog, accept_then_hang
 from tests.support.mounts import NEEDS_EXT4, commit_journal, cut_power, make_image, mounted_image
 from tests.support.processes import run_python, start_python, status
-from tests.support.stoppable import Writer, stop, wait_until, writing
+from tests.support.stoppable import Writer, go_on, stop, wait_until, writing
 
 if sys.platform == "win32":
     pytest.skip("processes are killed and stopped here by POSIX signals", allow_module_level=True)
@@ -236,7 +235,7 @@ def test_a_power_cut_after_the_delivery_sends_again_at_most(tmp_path: Path, serv
                 stop(flusher)
                 copy = cut_power(image, tmp_path / f"copy{number}")
                 copies.append((copy, {event["uuid"] for event in server.accepted}))
-                flusher.send_signal(signal.SIGCONT)
+                go_on(flusher)
             flusher.communicate()
         assert len(copies[0][1]) < 300
         assert status(home)["pending"] == 0
