@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,18 @@ restore_signals()
 
 
 @pytest.fixture(autouse=True)
-def silent_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the machine's own environment decides a test: CI itself would switch telemetry off."""
+def silent_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Neither the machine's own environment nor an earlier test decides a test: CI itself switches telemetry off.
+
+    Nor does a home in which everybody may write, as folders are made under a umask of 0.
+    """
+    before = os.umask(0o022)
     for name in SILENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     (tmp_path / "user").mkdir()
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

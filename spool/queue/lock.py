@@ -64,7 +64,7 @@ class FileLock:
                 break
             time.sleep(_PAUSE_S)
         self.close()  # whoever gave up may be forgotten, and a descriptor with it
-        raise LockBusyError(f"{self.path.name} was held by another process for {wait_s:g} s")
+        raise LockBusyError(f"{self.path.name} was held by another process for {wait_s:.2g} s")
 
     def _try(self) -> bool:
         if not self.is_open:

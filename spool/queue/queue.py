@@ -390,7 +390,7 @@ class Queue:
             try:
                 try:
                     if not self._threads.acquire(timeout=wait_s):
-                        raise LockBusyError(f"another thread held the queue for {wait_s:g} s")
+                        raise LockBusyError(f"another thread held the queue for {wait_s:.2g} s")
                     self._owner = get_ident()
                     with translated():
                         self._lock.acquire(max(0.0, deadline - time.monotonic()))
