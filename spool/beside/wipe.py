@@ -18,7 +18,7 @@ from typing import NamedTuple
 from spool.beside import aside, loss_notes
 from spool.consent.opt_out import is_wiped, mark_wiped
 from spool.errors import SpoolError
-from spool.home import Paths, Signature, open_own, private_folder, read_bounded, write_atomic
+from spool.home import Paths, Quarantine, Signature, open_own, private_folder, read_bounded, write_atomic
 
 __all__ = ["Wiped", "wipe", "wipe_once"]
 
@@ -80,6 +80,7 @@ def _wipe_queue(paths: Paths, left: list[str], wait_s: float) -> int:
                 left.extend(_delete(path))
         _forget_words(paths)
 
+    Quarantine(paths).clear(paths.queue_lock, "file")  # no flusher makes way while telemetry is off
     queue = Queue(paths, wait_s=wait_s)
     try:
         return queue.wipe(beside, delete)
