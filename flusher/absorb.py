@@ -153,7 +153,9 @@ class _Absorbing:
     def _remove(self, path: Path) -> bool:
         try:
             os.unlink(path)
-        except FileNotFoundError:
+        except FileNotFoundError:  # a host that has too many may have made a note of its loss of it: it is not lost
+            with contextlib.suppress(OSError):
+                os.unlink(path.with_name(loss_notes.name_in_place_of(path.name)))
             return True
         except OSError as error:
             return self.quarantine.take(path, f"is in the queue, and can't be removed: {error.strerror}")

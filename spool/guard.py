@@ -14,7 +14,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from spool.host import Host
-from spool.interrupts import to_the_end, with_signals_held
+from spool.interrupts import raised_by_handler, to_the_end, with_signals_held
 
 __all__ = ["guarded"]
 
@@ -40,11 +40,11 @@ def guarded(  # noqa: C901 - each way out of a method, in one place
     done at the end of a command or of the process.
     """
 
-    def decorate(  # noqa: C901 - as above
+    def decorate(
         method: Callable[Concatenate[S, P], R],
     ) -> Callable[Concatenate[S, P], R]:
         # Names of a closure stay as they are; those of a module are gone at the end of the interpreter.
-        hold, ends = to_the_end if ending else with_signals_held, sys.is_finalizing
+        hold, ends, is_hosts = to_the_end if ending else with_signals_held, sys.is_finalizing, raised_by_handler
 
         @wraps(method)
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -67,11 +67,9 @@ def guarded(  # noqa: C901 - each way out of a method, in one place
 
             try:
                 hold(step)
-            except (MemoryError, RecursionError):
-                pass  # of the holding itself; the stack was as full for the host's own handlers
-            except Exception:
-                if not ends():
-                    raise  # what a signal handler of the host's raised
+            except Exception as error:
+                if not ends() and (is_hosts(error) or not isinstance(error, MemoryError | RecursionError)):
+                    raise  # what a signal handler of the host's raised; else there was no room for the holding itself
             if mistake is not None:
                 raise mistake
             if not settled:

@@ -190,9 +190,9 @@ class Host:
 
     def note_unexplained(self, paths: Paths) -> None:
         """Count what failed while nothing could be counted."""
-        while self.unexplained:
-            self.unexplained -= 1
+        while self.unexplained > 0:
             self.losses_of(paths).add("internal")
+            self.unexplained -= 1
 
     # -- consent ----------------------------------------------------------------------------------------
 

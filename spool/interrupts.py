@@ -21,6 +21,7 @@ __all__ = [
     "ENDS",
     "at_exit",
     "exit_hooks_held",
+    "note_handlers",
     "raised_by_handler",
     "signals_held",
     "to_the_end",
@@ -174,15 +175,17 @@ def _noted(ending: bool) -> Iterator[None]:  # noqa: FBT001 - within this module
                 signal.signal(number, note)
         yield
     finally:
-        if ending:
-            late = {number for number, _ in came if number in ENDS and not _is_told(exchanged[number])}
-            came[:] = [one for one in came if one[0] not in late]
-            _send_later(late)
+        late: set[int] = set()
         try:
             _put_back(list(exchanged.items()))
         finally:
             _Block.active = False
-            _deliver(came, exchanged)
+            if ending:  # now that none is noted any more
+                late = {number for number, _ in came if number in ENDS and not _is_told(exchanged[number])}
+            try:
+                _deliver([one for one in came if one[0] not in late], exchanged)
+            finally:
+                _send_later(late)
 
 
 def _put_back(handlers: list[tuple[int, Any]]) -> None:
@@ -203,7 +206,10 @@ def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> No
     if came:
         number, frame = came.pop(0)
         try:
-            handlers[number](number, frame)
+            if callable(handlers[number]):
+                handlers[number](number, frame)
+            else:  # the default action
+                signal.raise_signal(number)
         finally:
             _deliver(came, handlers)
 
@@ -239,11 +245,24 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return error is not None and (not issubclass(type(error), Exception) or raised_by_handler(error))
 
 
+# By signal, the code of the handlers that were seen at the beginning of a command.
+_seen: dict[int, CodeType] = {}
+
+
+def note_handlers() -> None:
+    """Remember the handlers of now: one that serves a single time has put another in its place when it raises."""
+    for number in ENDS:
+        code = _code_of(signal.getsignal(number))
+        if code is not None:
+            _seen[number] = code
+
+
 def raised_by_handler(error: BaseException, numbers: Iterable[int] = _HELD) -> bool:
     """Tell whether an error passed through a handler of one of the signals: then it is the host's, not ours."""
     exchanged = _Block.exchanged if _Block.active else {}
     handlers = [exchanged.get(number) or signal.getsignal(number) for number in numbers]
     codes = {code for handler in handlers if (code := _code_of(handler)) is not None}
+    codes.update(_seen[number] for number in numbers if number in _seen)
     call = error.__traceback__
     while call is not None:
         if call.tb_frame.f_code in codes:

@@ -58,7 +58,7 @@ class OpenHome:
         self._went_aside += 1
         if self._went_aside % _LOOK_EVERY == 1:  # where no flusher can ever absorb them, the oldest go, each counted
             for oldest in aside.oldest_beyond(self.paths, self._limits.max_events):
-                self.losses.replace(oldest, "over_count")
+                self.losses.replace(oldest)
         return path
 
     def open_span(self, message: Mapping[str, Any]) -> OpenSpan:

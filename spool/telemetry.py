@@ -281,15 +281,14 @@ class Telemetry:
             paths = self._to_flush()
             if paths is None:
                 return False
-            from spool.launch.start import run_and_wait  # noqa: PLC0415 - for hosts that wait
+            from spool.launch import start  # noqa: PLC0415 - for hosts that wait
 
-            return run_and_wait(self.app, paths, timeout_s)
-        except (MemoryError, RecursionError):
-            return False
+            child = start.run(self.app, paths)
         except Exception as error:
             if raised_by_handler(error):  # no signal is held here: a person may press Ctrl-C
                 raise
             return False
+        return start.has_drained(child, timeout_s)
 
     @guarded(None)
     def _to_flush(self) -> Paths | None:

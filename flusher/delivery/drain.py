@@ -26,8 +26,10 @@ _TICK_S = 0.05
 _LONGEST_WAIT_S = 60.0
 # A batch that goes through in such a part of its time may be twice as large the next time.
 _QUICK = 0.25
-# After so many rejected single events and none accepted, the destination is at fault, not the events.
+# After so many rejected single events and none accepted, the destination may be at fault, not the events. It is, if it
+# rejects as many others from all over the queue.
 _MOST_REJECTED = 50
+_OTHERS = 5
 
 
 class Sends(Protocol):
@@ -75,6 +77,7 @@ class Drain:
         self._ahead: list[Row] | None = None
         # The numbers of the events that this run made dead letters.
         self._rejected: set[int] = set()
+        self._took_another = False
 
     def run(self) -> tuple[Result, str, float | None]:
         """Give how it ended: a result, its reason, and Retry-After in seconds where there was one."""
@@ -86,7 +89,7 @@ class Drain:
                 if verdict.action is Action.ACKNOWLEDGE:
                     self._unsettled += sent
                 elif verdict.action is Action.SPLIT:
-                    if self._rejects_everything(sent):
+                    if self._may_reject_everything(sent) and not self._takes_another():
                         self._put_back()
                         return Result.REFUSED, f"PostHog rejects every event: {verdict.reason}", None
                     self._split(sent, verdict.reason)
@@ -187,14 +190,30 @@ class Drain:
             self._rejected.add(batch[0].number)
             self._context.observer.settled(1)
 
-    def _rejects_everything(self, batch: list[Row]) -> bool:
-        """Tell whether the destination rejects every event, rather than one malformed event.
+    def _may_reject_everything(self, batch: list[Row]) -> bool:
+        """Tell whether it looks as if the destination rejects every event, rather than some malformed ones.
 
         Without this, an address that answers 405 to everything would turn a backlog into dead letters.
         """
-        report = self._context.report
-        accepted = report.delivered + len(self._unsettled)
-        return len(batch) == 1 and accepted == 0 and len(self._rejected) >= _MOST_REJECTED
+        accepted = self._context.report.delivered + len(self._unsettled)
+        return len(batch) == 1 and accepted == 0 and len(self._rejected) >= _MOST_REJECTED and not self._took_another
+
+    def _takes_another(self) -> bool:
+        """Send some events from all over the queue, one by one, the newest first: malformed ones may stand in a row.
+
+        False if each was rejected. What keeps one from being judged is met again by the next batch.
+        """
+        first, last = min(self._rejected), self._queue.account().sequence
+        for part in range(_OTHERS, 0, -1):
+            other = next(self._queue.gather(after=first + (last - first) * part // _OTHERS - 1), None)
+            if other is None:
+                continue
+            sent, verdict = self._send([other])
+            if verdict is None or verdict.action is not Action.SPLIT:
+                self._took_another = verdict is not None and verdict.action is Action.ACKNOWLEDGE
+                self._unsettled += sent if self._took_another else []
+                return True
+        return False
 
     def _put_back(self) -> None:
         """Put this run's dead letters back into the queue: they were not at fault."""
@@ -203,9 +222,10 @@ class Drain:
 
     def _settle(self) -> None:
         """Take out what was acknowledged, in one transaction."""
-        taken, self._unsettled = self._unsettled, []
+        taken = self._unsettled
         if taken:
             context = self._context
             context.report.delivered += self._queue.settle(taken)
+            self._unsettled = []  # not before: where the queue can't be had now, it can be a moment later
             context.counts.add(taken, context.clock())
             context.observer.settled(len(taken))

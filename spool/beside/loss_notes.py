@@ -19,10 +19,11 @@ from spool.beside.places import make_way
 from spool.errors import UnsafePathError
 from spool.home import Paths, listed, private_folder, write_new
 
-__all__ = ["CLAIMED", "LossNotes", "Note", "notes", "parse"]
+__all__ = ["CLAIMED", "LossNotes", "Note", "name_in_place_of", "notes", "parse"]
 
 CLAIMED = ".claimed"
 # A stem of ours has 29 characters; with a longer one the name might have no room for `.claimed`.
+_TOO_MANY = "over_count"
 _NAME = r"[0-9a-f-]{1,60}\.([a-z_]{1,40})\.([0-9]{1,9})\.lost(\.claimed)?"
 
 
@@ -44,52 +45,71 @@ def notes(paths: Paths) -> list[Path]:
     return [paths.aside / name for name in listed(paths.aside) if parse(name)]
 
 
-class LossNotes:
-    """The losses of this process that are in no ledger yet, by cause.
+def name_in_place_of(event: str) -> str:
+    """Give the name of the note that `replace` makes of the file of an event, by the name of that."""
+    from hashlib import sha256  # noqa: PLC0415 - only where the oldest events go
 
-    A loss that is in memory is not lost again: nothing raises from then on.
-    """
+    return f"{sha256(os.fsencode(event)).hexdigest()[:29]}.{_TOO_MANY}.1.lost"
+
+
+class LossNotes:
+    """The losses of this process that are in no ledger yet. Once a loss is in memory, nothing raises."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._threads = threading.Lock()
-        self.unnoted: dict[str, int] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        # The causes of those that are in no note, one for each. A destructor of the host's may lose an event while
+        # this thread notes another: it adds one here, and no more.
+        self.unnoted: list[str] = []
         self._noted: dict[str, tuple[str, int]] = {}
+        self._threads = threading.RLock()
+        self._noting = False
         self._pid = os.getpid()
 
     def add(self, cause: str) -> None:
         """Note one loss; where not even an empty file can be made, remember it until one can."""
         self._leave_to_parent()
-        with self._threads:
-            self.unnoted[cause] = self.unnoted.get(cause, 0) + 1
-            with suppress(RecursionError):
-                self._note_all()
+        self.unnoted.append(cause)
+        with suppress(MemoryError, RecursionError):
+            self._note_all()
 
     def _leave_to_parent(self) -> None:
         """Begin afresh in a forked child: what the parent remembers is the parent's to note."""
         if self._pid != os.getpid():
-            self.unnoted, self._noted, self._threads = {}, {}, threading.Lock()
-            self._pid = os.getpid()
+            self._begin()
 
-    def replace(self, event: Path, cause: str) -> None:
-        """Rename an event's file to the note of its loss: in one step, so it is either the one or the other."""
+    def replace(self, event: Path) -> None:
+        """Rename an event's file to the note of its loss: in one step, so it is either the one or the other.
+
+        Whoever has absorbed the event meanwhile knows the note by its name, and deletes it.
+        """
         with suppress(OSError):  # absorbed meanwhile, or it can't be renamed: then it is not lost either
-            os.rename(event, self._path(_stem(), cause, 1))
+            os.rename(event, event.with_name(name_in_place_of(event.name)))
 
     def retry(self) -> None:
         """Note what could not be noted before."""
         self._leave_to_parent()
         if self.unnoted:
-            with self._threads:
-                self._note_all()
+            self._note_all()
 
     def _note_all(self) -> None:
-        for cause, count in list(self.unnoted.items()):
+        with self._threads:
+            if self._noting:
+                return
+            self._noting = True
             try:
-                self._note(cause, count)
+                while self.unnoted:
+                    cause = self.unnoted[0]
+                    count = self.unnoted.count(cause)
+                    self._note(cause, count)
+                    for _ in range(count):
+                        self.unnoted.remove(cause)
             except Exception:  # noqa: BLE001 - no space, descriptor, memory or stack
-                return  # it stays in memory; the next capture or the end of the process tries again
-            del self.unnoted[cause]
+                return  # they stay in memory; the next capture or the end of the process tries again
+            finally:
+                self._noting = False
 
     def _note(self, cause: str, count: int) -> None:
         stem, noted = self._noted.get(cause, ("", 0))

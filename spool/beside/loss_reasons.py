@@ -49,7 +49,7 @@ def note(app: str, paths: Paths, reasons: Iterable[LossReason]) -> None:
     """
     if not consent(app, paths, os.environ).identity.enabled:
         return
-    lines = "".join(json.dumps(reason._asdict()) + "\n" for reason in reasons).encode()
+    lines = "".join(json.dumps(reason._asdict()) + "\n" for reason in list(reasons)[-MOST:]).encode()
     private_folder(paths.spool)
     Quarantine(paths).clear(paths.losses_log, "file")
     descriptor = open_own(paths.losses_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

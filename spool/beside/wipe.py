@@ -18,7 +18,7 @@ from typing import NamedTuple
 from spool.beside import aside, loss_notes
 from spool.consent.opt_out import is_wiped, mark_wiped
 from spool.errors import SpoolError
-from spool.home import Paths, Quarantine, Signature, open_own, private_folder, read_bounded, write_atomic
+from spool.home import Paths, Quarantine, Signature, listed, open_own, private_folder, read_bounded, write_atomic
 
 __all__ = ["Wiped", "wipe", "wipe_once"]
 
@@ -70,8 +70,9 @@ def _wipe_queue(paths: Paths, left: list[str], wait_s: float) -> int:
     from spool.queue import Beside, Queue  # noqa: PLC0415 - sqlite3, only when there is something to delete
 
     def beside() -> Beside:
-        notes = {path.name: note for path in loss_notes.notes(paths) if (note := loss_notes.parse(path.name))}
         events = [path.name for path in aside.files(paths)]
+        names = set(listed(paths.aside)).difference(map(loss_notes.name_in_place_of, events))  # each is counted once
+        notes = {name: note for name in names if (note := loss_notes.parse(name))}
         return Beside(events, [path.stem for path in _entries(paths.spans) if _is_command(path)], notes)
 
     def delete() -> None:
@@ -80,7 +81,10 @@ def _wipe_queue(paths: Paths, left: list[str], wait_s: float) -> int:
                 left.extend(_delete(path))
         _forget_words(paths)
 
-    Quarantine(paths).clear(paths.queue_lock, "file")  # no flusher makes way while telemetry is off
+    quarantine = Quarantine(paths)
+    quarantine.clear(paths.queue_lock, "file")  # no flusher makes way while telemetry is off
+    quarantine.clear(paths.aside, "folder")
+    quarantine.clear(paths.spans, "folder")
     queue = Queue(paths, wait_s=wait_s)
     try:
         return queue.wipe(beside, delete)
@@ -93,19 +97,14 @@ def _is_command(path: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[Path]:
-    try:
-        return [folder / name for name in os.listdir(folder)]
-    except OSError:
-        return []
+    return [folder / name for name in listed(folder)]
 
 
 def _delete(path: Path) -> Iterator[str]:
-    """Delete a file or a folder; give the path if it is there afterwards. A link is left alone: it holds no event."""
+    """Delete a file, a folder or a link, never what it leads to; give the path if it is there afterwards."""
     import shutil  # noqa: PLC0415 - it loads every compressor, for what is done once
 
-    if os.path.islink(path):
-        return
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):  # a running process has renamed its draft, or it is told below
@@ -144,6 +143,4 @@ def _forget_words(paths: Paths) -> None:
 def _empty(path: Path) -> None:
     with suppress(OSError, SpoolError):  # no plain file of ours: nobody reads it, and the next run deletes it
         if stat.S_ISREG(os.lstat(path).st_mode):
-            descriptor = open_own(path, os.O_WRONLY)
-            os.ftruncate(descriptor, 0)
-            os.close(descriptor)
+            os.close(open_own(path, os.O_WRONLY | os.O_TRUNC))

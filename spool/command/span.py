@@ -19,7 +19,7 @@ from spool.exception.outcome import OUTCOMES, Outcome, cause_of, is_usage, outco
 from spool.first_use import load
 from spool.guard import guarded
 from spool.host import Host, Surroundings
-from spool.interrupts import ENDS, raised_by_handler
+from spool.interrupts import ENDS, note_handlers, raised_by_handler
 from spool.settings import LONGEST_S
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class CommandSpan:
         self._pid, self._started_s = os.getpid(), time.monotonic()
         self._host.declared.update(self.path)
         self._host.note_typed(_values(self.flags))
+        note_handlers()
         now = self._host.look()
         if self._host.silenced_by(now) is not None:
             return

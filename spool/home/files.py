@@ -79,6 +79,8 @@ def make_folder(path: Path) -> bool:
     if path.parent != path:
         make_folder(path.parent)
     draft = path.with_name(f".{path.name}.new")  # of one name, so that one which a killed process left is used
+    if is_odd(draft, "folder"):
+        draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
     try:
         with suppress(FileExistsError):
             os.mkdir(draft, _FOLDER_MODE)
@@ -155,7 +157,12 @@ def restore_mode(path: Path | str) -> bool:
 
 
 def listed(folder: Path, most: int | None = None) -> list[str]:
-    """Give the names in a folder, or the first `most` of them, in no order; none where it can't be listed."""
+    """Give the names in a folder, or the first `most` of them, in no order; none where it can't be listed.
+
+    A link to a folder is none: what it leads to is not ours.
+    """
+    if os.path.islink(folder):
+        return []
     try:
         with streams_kept_free(), os.scandir(folder) as entries:
             return [entry.name for entry in islice(entries, most)]
@@ -285,7 +292,8 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:
     try:
         publish(draft, path, durable=durable)
     except BaseException:
-        os.unlink(draft)
+        with suppress(FileNotFoundError):  # it has its name already
+            os.unlink(draft)
         raise
 
 

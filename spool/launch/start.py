@@ -19,14 +19,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spool.errors import SpoolError
 from spool.home import Paths, Quarantine, is_for_tests, open_own, read_state, streams_kept_free
 from spool.settings import GUARD, env_prefix, is_set
 
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["child_environment", "command", "is_due", "is_over", "launch_if_due", "reaped", "run_and_wait", "waits"]
+__all__ = [
+    "child_environment",
+    "command",
+    "has_drained",
+    "is_due",
+    "is_over",
+    "launch_if_due",
+    "reaped",
+    "run",
+    "waits",
+]
 
 # A flusher takes its lock some 0.3 s after its start. Before that, and if it ends with no result to store, no other
 # process knows of it.
@@ -112,7 +121,7 @@ def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> i
         return _spawn(
             [*command(app, paths), "run", "--quiet", "--detached"], child_environment(app, os.environ), reap_s
         )
-    except (OSError, SpoolError, NotImplementedError):
+    except Exception:  # noqa: BLE001 - the machine refuses, or the queue's lock can't be loaded: the host goes on
         return None  # the next start tries again
 
 
@@ -148,31 +157,39 @@ def child_environment(app: str, env: Mapping[str, str]) -> dict[str, str]:
     return {**kept, GUARD: "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
-def run_and_wait(app: str, paths: Paths, timeout_s: float) -> bool:
-    """Run one pass in a child process; True if it ended in time and left nothing.
-
-    A child that takes longer goes on by itself, and is reaped at the next flush or launch. Raises what the start or
-    its report may raise, and what a signal handler of the host raises meanwhile.
-    """
+def run(app: str, paths: Paths) -> subprocess.Popen[bytes] | None:
+    """Start one pass in a child process; None where nothing here may. Raises what the start may raise."""
     if _is_kept_from(paths):
-        return False
+        return None
     import subprocess  # noqa: PLC0415 - some milliseconds, for hosts that wait
 
     _reap_left()
     arguments = [*command(app, paths), "run", "--json", "--force"]
     with streams_kept_free():  # the pipe stays open for a while
-        child = subprocess.Popen(  # noqa: S603 - our own command line
+        return subprocess.Popen(  # noqa: S603 - our own command line
             arguments, env=child_environment(app, os.environ), cwd=paths.spool, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+
+
+def has_drained(child: subprocess.Popen[bytes] | None, timeout_s: float) -> bool:
+    """Wait at most `timeout_s` for such a child; True if it ended in time and left nothing.
+
+    A child that takes longer goes on by itself, and is reaped at the next flush or launch. Raises what a signal handler
+    of the host raises meanwhile, and nothing else.
+    """
+    if child is None:
+        return False
     try:
         if not _ended(child, timeout_s):
             return False
         out, _err = child.communicate()
     finally:
         _let_go(child)
-    report = json.loads(out)
-    return child.returncode == 0 and report.get("remaining") == 0 and report.get("result") in _DRAINED
+    with suppress(ValueError, AttributeError):  # it could not say what it did
+        report = json.loads(out)
+        return child.returncode == 0 and report.get("remaining") == 0 and report.get("result") in _DRAINED
+    return False
 
 
 _DRAINED = ("delivered", "nothing to do")

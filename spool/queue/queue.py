@@ -248,13 +248,12 @@ class Queue:
             transaction.append(build(losses), self._clock())
         return bool(losses)
 
-    def gather(self) -> Iterator[Row]:
-        """Go through the pending events, oldest first, while others append and settle.
+    def gather(self, after: int = 0) -> Iterator[Row]:
+        """Go through the pending events with a number above `after`, oldest first, while others append and settle.
 
         Read page by page, each under the lock for some milliseconds; memory does not grow with the backlog. What is
         added meanwhile is seen, what is gone is not.
         """
-        after = 0
         while self.exists():
             page = self._do(Transaction.rows_after, after, PAGE)
             if not page:
@@ -530,23 +529,24 @@ class Queue:
 
     # -- forks --------------------------------------------------------------------------------------------
 
-    def before_fork(self) -> bool:
+    def before_fork(self, kept_out: list[Queue]) -> None:
         """Keep every thread out of SQLite while a fork is made, and let no connection cross it.
 
         SQLite's own mutexes are copied as they are: held by a thread that the child doesn't have, they
-        would stop the child for ever. True if the threads are kept out, and are to be let in by the parent.
+        would stop the child for ever. Where the threads are kept out, the queue is added to `kept_out`, before anything
+        that can fail: the parent lets them in again.
         """
         if self._pid != os.getpid() or self._owner == get_ident():
-            return False
+            return
         if not self._threads.acquire(timeout=_FORK_WAIT_S):
-            return False
+            return
+        kept_out.append(self)
         if self._cache is not None:
             # Where somebody sits on the lock, the child leaves the connection alone.
-            with suppress(SpoolError, OSError), streams_kept_free():
+            with streams_kept_free():
                 self._lock.acquire(_FORK_WAIT_S)
                 self._disconnect()
                 self._lock.release()
-        return True
 
     def after_fork(self) -> None:
         """Let the threads in, in the parent."""
@@ -571,16 +571,20 @@ def _may_be_damage(reason: BaseException) -> bool:
     return isinstance(reason, QueueDamagedError) or not foreseen
 
 
-_kept_out: list[Queue] = []
+# By the thread that forks: two may do so at once.
+_kept_out: dict[int, list[Queue]] = {}
 
 
 def _before_fork() -> None:
-    _kept_out.extend(queue for queue in list(_queues) if queue.before_fork())
+    kept_out = _kept_out[get_ident()] = []
+    for queue in list(_queues):
+        with suppress(Exception):  # whatever the machine refuses, the fork is made all the same
+            queue.before_fork(kept_out)
 
 
 def _after_fork_in_parent() -> None:
-    while _kept_out:
-        _kept_out.pop().after_fork()
+    for queue in _kept_out.pop(get_ident(), ()):
+        queue.after_fork()
 
 
 def _after_fork_in_child() -> None:
