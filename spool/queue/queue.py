@@ -44,7 +44,7 @@ P = ParamSpec("P")
 CHUNK = 500
 # Events that are read at once: as many as go into a request.
 PAGE = 500
-# The signature of no file: for a queue that no consent governs, such as a scratch queue.
+# Stands for "ask for no consent", as in a scratch queue. It is the signature of no file; None is that of a missing one.
 UNASKED: Signature = (0, 0, 0, 0)
 
 
@@ -170,8 +170,8 @@ class Queue:
 
         `refused` are files that hold no event, with the cause by which they are lost; `rejected` events that
         nobody shall send, with the reason: dead letters. All names are remembered in the same transaction: a
-        caller that is killed before it removed the files may come again with the same ones. `kept` are names of
-        before, of files that are still there.
+        caller that is killed before it removed the files may come again with the same ones. `kept`: names absorbed
+        earlier whose files could not be removed.
         """
         return self._add(self.consent, self._absorb, files, refused or {}, rejected or {}, list(kept))
 
