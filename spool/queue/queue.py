@@ -277,9 +277,9 @@ class Queue:
             total += self._do(Transaction.expire, chunk)
         return total
 
-    def purge(self, cause: str = "purged") -> int:
-        """Drop every pending event, counted under `cause`. Gives how many."""
-        return self._in_chunks(Transaction.purge, cause, CHUNK)
+    def purge(self) -> int:
+        """Drop every pending event, counted as `purged`. Gives how many."""
+        return self._in_chunks(Transaction.purge, "purged", CHUNK)
 
     def _in_chunks(
         self, operation: Callable[Concatenate[Transaction, P], int], *args: P.args, **kwargs: P.kwargs
@@ -298,10 +298,10 @@ class Queue:
         batch = list(letters)
         return self._add(self.consent, Transaction.retry_dead, batch, self._clock()) if batch else 0
 
-    def purge_dead(self, cause: str = "purged") -> int:
-        """Delete the dead letters, counted under `cause`. Gives how many."""
+    def purge_dead(self) -> int:
+        """Delete the dead letters, counted as `purged`. Gives how many."""
         numbers = [letter.number for letter in self.dead()]
-        return self._do(Transaction.drop_dead, numbers, cause) if numbers else 0
+        return self._do(Transaction.drop_dead, numbers, "purged") if numbers else 0
 
     def account(self) -> Account:
         """Add up what became of every event of this install."""
@@ -316,21 +316,16 @@ class Queue:
         if self.exists():
             self._do(verify)
 
-    def wipe(
-        self,
-        beside: Callable[[], Beside] = Beside,
-        delete: Callable[[], None] = lambda: None,
-        cause: str = "opted_out",
-    ) -> int:
+    def wipe(self, beside: Callable[[], Beside] = Beside, delete: Callable[[], None] = lambda: None) -> int:
         """Delete every event that waits or is dead, without a trace in free pages; the counters stay.
 
         Gives how many went, together with what `beside` finds, which `delete` deletes; all in one turn. They are
-        counted under `cause`, once, also when this is killed and done again. SQLite leaves deleted text in free pages:
-        the queue is replaced by a new one.
+        counted as `opted_out`, once, also when this is killed and done again. SQLite leaves deleted text in free
+        pages: the queue is replaced by a new one.
         """
         from spool.queue.recovery import counters, rebuild_empty, replace  # noqa: PLC0415 - once for each opt-out
 
-        gone = 0
+        gone, cause = 0, "opted_out"
         with self._turn() as deadline, translated(), streams_kept_free():
             found = beside()
             if self.exists() or any(found):
