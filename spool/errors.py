@@ -1,7 +1,7 @@
 """Every error that the spool raises, in one tree.
 
-None of them leaves `Telemetry.capture`: there they become a receipt. The flusher turns them into one
-line on stderr and an exit code.
+`Telemetry.capture` turns them into a receipt; only in strict mode it raises InvalidEventError. The flusher turns them
+into one line on stderr and an exit code.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ class LockUnsupportedError(UnavailableError):
 
 
 class UnsafePathError(UnavailableError):
-    """A link, or another user's file, where the spool keeps its own. Nothing below it is touched.
+    """A link, another kind of file, or another user's file, where the spool keeps its own. It is not followed or used.
 
-    The user removes the link or gives the file back to its owner.
+    Inside `spool/` it is moved to quarantine, at the latest by the next run of the flusher. Where `spool/` itself is
+    such a thing, nothing is stored until the user removes it or gets the folder back.
     """
 
     cause = "unsafe_path"
@@ -62,7 +63,10 @@ class QueueDamagedError(SpoolError):
 
 
 class DiskFullError(UnavailableError):
-    """No space for one more event. A loss is counted when the disk has space again."""
+    """No space in the queue for one more event. It goes aside.
+
+    Without space for that either it is lost. The note that counts it is an empty file, for which there mostly is room.
+    """
 
     cause = "disk_full"
 

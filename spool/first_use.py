@@ -21,8 +21,7 @@ def load() -> ModuleType:
     Called with signals held: a handler that captured meanwhile would meet modules that are only half there.
     """
     if _First.capture is None:
-        # The second one defines classes. Defined at the end of a process that Ctrl-C ends, they would make
-        # Python forget that it has to end by the signal.
+        # `sightings` is loaded now: if its classes were defined after a Ctrl-C, Python would no longer die of SIGINT.
         with exit_hooks_held(unless=_logs):
             from spool import capture  # noqa: PLC0415 - see above
             from spool.beside import sightings  # noqa: F401, PLC0415 - see above

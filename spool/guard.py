@@ -1,6 +1,6 @@
 """The guard around every public method: whatever the machine does, the host goes on with an empty answer.
 
-It stands for what nobody foresaw: an import that fails at first use, no descriptor or memory left, a stack that is
+It catches what nobody foresaw: an import that fails at first use, no descriptor or memory left, a stack that is
 nearly full, the end of the interpreter. Signals are held meanwhile, so what is raised inside is never a signal
 handler's, and what a handler raises comes out at the end, untouched.
 """

@@ -56,8 +56,8 @@ def signals_held(*, ending: bool = False) -> Iterator[None]:
     receive the signal, and CPython would still run the handler in the main thread: then each handler is replaced by one
     that only notes the signal.
 
-    With `ending`, and where what a first signal raised is on its way out, the signals that end a program are sent again
-    a moment later: the host's own code is there then, or nobody any more.
+    With `ending`, and while an exception raised by a first signal is propagating, the signals that end a program are
+    sent again a moment later: by then the host's own code runs, or the process is gone.
     """
     if _Block.active or threading.get_ident() != threading.main_thread().ident:
         yield
@@ -115,9 +115,10 @@ def at_exit(step: Callable[[], object]) -> None:
 
 @contextmanager
 def exit_hooks_held(unless: Callable[[], bool]) -> Iterator[None]:
-    """Have signals held while the exit hooks run that are registered in the block, unless it tells then that one waits.
+    """Hold signals while the exit hooks run that this block registers.
 
-    For the quick ones of a library that a host does not know of: a traceback of theirs would be one of ours.
+    `unless` is asked at exit: True if one of them may wait, so that nothing is held. For the quick hooks of libraries
+    that the host does not know of: a signal in them would show a traceback that we brought in.
     """
     held = ExitStack()
 
@@ -215,7 +216,7 @@ def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> No
 
 
 def _is_told(handler: Any) -> bool:
-    """Tell a handler that does nothing, as asyncio's, which hears of the signal by the wakeup descriptor."""
+    """Tell whether a handler does nothing. asyncio's is such: it learns of the signal by the wakeup descriptor."""
     return getattr(handler, "__name__", "") == "_sighandler_noop"
 
 

@@ -60,9 +60,10 @@ def is_name(name: str) -> bool:
 
 
 def oldest_beyond(paths: Paths, most: int) -> list[Path]:
-    """Give the oldest files, if there are more than `most`: some of those that are too many.
+    """Give some old files to drop, if there are more than `most`.
 
-    Looks at no more files than that takes, since a host waits for it.
+    A host waits for this, so it reads only the first `most` + 128 names, which the system gives in no order, and takes
+    the oldest of these.
     """
     names = [name for name in listed(paths.aside, most + _MOST_DROPS) if is_name(name)]
     return [paths.aside / name for name in sorted(names)[: max(0, len(names) - most)]]

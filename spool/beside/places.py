@@ -1,4 +1,4 @@
-"""The folders beside the queue, where something else stands in their place."""
+"""Makes room for `aside/` and `spans/` where something else has their name."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def wipe(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> Wiped:
 
 
 def wipe_once(paths: Paths, decided: Signature | None, wait_s: float = 1.0) -> None:
-    """Delete what waits, once for each decision: later runs only look at four names. Never raises for the machine.
+    """Delete what waits, once for each decision: later runs only check that it was done. Never raises for the machine.
 
     What can't be deleted now is deleted at the next run.
     """
@@ -107,7 +107,7 @@ def _delete(path: Path) -> Iterator[str]:
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with suppress(OSError):  # a running process has renamed its draft, or it is told below
+        with suppress(OSError):  # already renamed by its process; if it is still there, the caller is told
             os.unlink(path)
     if os.path.lexists(path):
         yield str(path)

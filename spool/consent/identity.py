@@ -128,7 +128,7 @@ def _is_whole(value: object) -> bool:
 def read_stored(path: Path) -> TelemetryFile:
     """Read `telemetry.json`. If it can't be read, for whatever reason, it is unreadable, which means off.
 
-    So is one that another user has made, linked here, or may write to: that is no word of this person.
+    So is one that another user has made, linked here, or may write to: this person didn't write it.
     """
     try:
         return parse(read_bounded(path, _MAX_BYTES)) if _is_own_word(path) else TelemetryFile(FileState.UNREADABLE)

@@ -1,4 +1,4 @@
-"""Was an opt-out carried out here already? `spool/beside/wipe.py` carries it out; to look costs four system calls."""
+"""Was an opt-out carried out here already? `spool/beside/wipe.py` does that; to look costs a few system calls."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
 Importing this loads diskcache, filelock and sqlite3: the first capture does, a command that is opted out doesn't.
 """
 
-from spool.queue.cache import DATABASE, read_without_closing, sqlite_facts
-from spool.queue.connection import FILES
+from spool.queue.cache import read_without_closing, sqlite_facts
+from spool.queue.connection import DATABASE, FILES
 from spool.queue.lock import FileLock
 from spool.queue.queue import BY_FLUSHER, CHUNK, UNASKED, Queue
 from spool.queue.transaction import REFUSED, Beside, DeadLetter, Row

@@ -27,8 +27,6 @@ from spool.queue.rows import FORMAT
 from spool.settings import Durability
 
 __all__ = [
-    "DATABASE",
-    "FILES",
     "LARGEST_FILE",
     "PRIVATE_NAMES",
     "SETTINGS",

@@ -44,7 +44,7 @@ P = ParamSpec("P")
 CHUNK = 500
 # Events that are read at once: as many as go into a request.
 PAGE = 500
-# The signature of no file: for a queue that no consent governs, such as a scratch queue.
+# Stands for "ask for no consent", as in a scratch queue. It is the signature of no file; None is that of a missing one.
 UNASKED: Signature = (0, 0, 0, 0)
 
 
@@ -170,8 +170,8 @@ class Queue:
 
         `refused` are files that hold no event, with the cause by which they are lost; `rejected` events that
         nobody shall send, with the reason: dead letters. All names are remembered in the same transaction: a
-        caller that is killed before it removed the files may come again with the same ones. `kept` are names of
-        before, of files that are still there.
+        caller that is killed before it removed the files may come again with the same ones. `kept`: names absorbed
+        earlier whose files could not be removed.
         """
         return self._add(self.consent, self._absorb, files, refused or {}, rejected or {}, list(kept))
 
@@ -276,9 +276,9 @@ class Queue:
             total += self._do(Transaction.expire, chunk)
         return total
 
-    def purge(self, cause: str = "purged") -> int:
-        """Drop every pending event, counted under `cause`. Gives how many."""
-        return self._in_chunks(Transaction.purge, cause, CHUNK)
+    def purge(self) -> int:
+        """Drop every pending event, counted as `purged`. Gives how many."""
+        return self._in_chunks(Transaction.purge, "purged", CHUNK)
 
     def _in_chunks(
         self, operation: Callable[Concatenate[Transaction, P], int], *args: P.args, **kwargs: P.kwargs
@@ -297,10 +297,10 @@ class Queue:
         batch = list(letters)
         return self._add(self.consent, Transaction.retry_dead, batch, self._clock()) if batch else 0
 
-    def purge_dead(self, cause: str = "purged") -> int:
-        """Delete the dead letters, counted under `cause`. Gives how many."""
+    def purge_dead(self) -> int:
+        """Delete the dead letters, counted as `purged`. Gives how many."""
         numbers = [letter.number for letter in self.dead()]
-        return self._do(Transaction.drop_dead, numbers, cause) if numbers else 0
+        return self._do(Transaction.drop_dead, numbers, "purged") if numbers else 0
 
     def account(self) -> Account:
         """Add up what became of every event of this install."""
@@ -315,21 +315,16 @@ class Queue:
         if self.exists():
             self._do(verify)
 
-    def wipe(
-        self,
-        beside: Callable[[], Beside] = Beside,
-        delete: Callable[[], None] = lambda: None,
-        cause: str = "opted_out",
-    ) -> int:
+    def wipe(self, beside: Callable[[], Beside] = Beside, delete: Callable[[], None] = lambda: None) -> int:
         """Delete every event that waits or is dead, without a trace in free pages; the counters stay.
 
         Gives how many went, together with what `beside` finds, which `delete` deletes; all in one turn. They are
-        counted under `cause`, once, also when this is killed and done again. SQLite leaves deleted text in free pages:
-        the queue is replaced by a new one.
+        counted as `opted_out`, once, also when this is killed and done again. SQLite leaves deleted text in free
+        pages: the queue is replaced by a new one.
         """
         from spool.queue.recovery import counters, rebuild_empty, replace  # noqa: PLC0415 - once for each opt-out
 
-        gone = 0
+        gone, cause = 0, "opted_out"
         with self._turn() as deadline, translated(), streams_kept_free():
             found = beside()
             if self.exists() or any(found):

@@ -133,13 +133,13 @@ class QueueMachine(RuleBasedStateMachine):
         """The clock goes on, or is set back."""
         self.now += seconds
 
-    @rule(who=who, cause=st.sampled_from(["purged", "opted_out"]))
-    def purge(self, who: int, cause: str) -> None:
+    @rule(who=who)
+    def purge(self, who: int) -> None:
         """Everything that waits is lost, by wish."""
         waiting = sorted(self.model.pending)
         for number in waiting:
-            self.model.drop(number, cause)
-        assert self.queues[who].purge(cause) == len(waiting)
+            self.model.drop(number, "purged")
+        assert self.queues[who].purge() == len(waiting)
 
     @rule(target=letters, who=who)
     def read_dead(self, who: int) -> list[DeadLetter]:
@@ -155,11 +155,11 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.pending[letter.number] = (self.now, letter.text)
         assert self.queues[who].retry_dead(chosen[skip:]) == len(there)
 
-    @rule(who=who, cause=st.sampled_from(["purged", "opted_out"]))
-    def purge_dead(self, who: int, cause: str) -> None:
+    @rule(who=who)
+    def purge_dead(self, who: int) -> None:
         """All dead letters go, counted."""
-        self.model.lose(cause, len(self.model.dead))
-        assert self.queues[who].purge_dead(cause) == len(self.model.dead)
+        self.model.lose("purged", len(self.model.dead))
+        assert self.queues[who].purge_dead() == len(self.model.dead)
         self.model.dead.clear()
 
     @rule(who=who)

@@ -17,7 +17,8 @@ import pytest
 from spool.errors import QueueDamagedError
 from spool.home import Paths
 from spool.queue import Queue, Row
-from spool.queue.cache import DATABASE, PRIVATE_NAMES, SETTINGS, Cache, check_readable, new_cache, open_cache
+from spool.queue.cache import PRIVATE_NAMES, SETTINGS, Cache, check_readable, new_cache, open_cache
+from spool.queue.connection import DATABASE
 from spool.queue.recovery.damaged import read_damaged
 from spool.queue.rows import FORMAT, encode
 from spool.queue.transaction import Transaction

@@ -75,13 +75,17 @@ SHOWN: dict[str, tuple[str, ...]] = {
         *PLACES,
     ),
     "`~/.ktx/spool/spans`: one file for each command that is under way.": PLACES,
-    "`~/.ktx/spool/quarantine`: a queue that was damaged, kept whole.": (
+    "`~/.ktx/spool/quarantine`: damaged queues, refused events and other files that can't be used, each kept whole; "
+    "and, while a damaged queue is rebuilt, a copy of it in `.reading`.": (
         "test_what_can_not_be_read_is_kept_in_quarantine_and_counted",
+        "test_what_is_no_event_is_set_aside_with_its_reason_and_counted",
+        "test_an_odd_entry_stops_nothing",
+        "test_a_rebuild_that_is_killed_anywhere_loses_nothing_and_doubles_nothing",
     ),
-    "`~/.ktx/spool/destination.json`: where events go, the limits, and which catalogue holds.": PLACES,
+    "`~/.ktx/spool/destination.json`: where events go, the limits, and which catalogue applies.": PLACES,
     "`~/.ktx/spool/emitted.json`: how often each version of ktx captured which event, by command.": PLACES,
-    "`~/.ktx/spool/flush.json`: when attempts were made and the next may be, how much fits into one, and the id that "
-    "Linux gave to this boot.": PLACES,
+    "`~/.ktx/spool/flush.json`: when we last tried, when we may try next, how much fits into one request, and Linux's "
+    "id of this boot.": PLACES,
     "`~/.ktx/spool/doctor-...`: a copy of the queue, only while `ktx-flush doctor` runs.": (
         "test_what_a_killed_doctor_leaves_is_removed_by_the_next_or_by_an_opt_out",
     ),
@@ -89,6 +93,10 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "sent.": (
         "test_a_line_tells_what_the_run_told",
         *PLACES,
+    ),
+    "`~/.ktx/spool/losses.log`: why the last events were lost, in words that may name files and fields.": (
+        "test_the_last_reasons_are_kept_and_no_more",
+        "test_a_file_that_a_run_refuses_is_among_the_last_losses",
     ),
     "`~/.ktx/spool/report.html`: the page of `ktx-flush report`, if you asked for one.": (
         "test_the_page_is_private_and_may_be_written_again",
@@ -146,9 +154,10 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_an_opt_out_is_obeyed",
     ),
     "`ktx-flush disable`: telemetry is off for this install, and everything that waits is deleted at once, with "
-    "`flush.log` and `report.html`.": (
+    "`emitted.json`, `flush.log`, `losses.log` and `report.html`.": (
         "test_disable_and_enable_are_what_they_say",
         "test_opting_out_deletes_the_log_and_the_report",
+        "test_no_file_below_the_spool_tells_of_an_event_after_an_opt_out",
     ),
     '`"enabled": false` in `telemetry.json`: the same, at the next run of ktx or `ktx-flush`.': (
         "test_off_by_file_deletes_what_waits_at_the_next_run",
@@ -174,7 +183,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "Many first runs at once make one id and write one line.": (
         "test_thirty_two_first_runs_at_once_give_one_id_one_notice_and_one_event",
     ),
-    "While a command runs, its file in `spans` holds its event, in case that nothing more is heard of it.": PLACES,
+    "While a command runs, its file in `spans` holds its event, in case it is killed.": PLACES,
     "The next run finds the file of a killed command and sends the event, with the outcome `aborted`.": (
         "test_one_command_event_whatever_ends_the_command",
         "test_the_next_start_of_any_host_recovers_too",
@@ -208,8 +217,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "The kind of an error is told only if its name looks like that of a class.": (
         "test_an_errors_class_is_told_only_if_it_looks_like_one",
     ),
-    "An error report (`$exception`) adds the functions and line numbers that led to the error, of your own "
-    "scripts neither path nor source.": (
+    "An error report (`$exception`) adds the functions and line numbers that led to the error, but not the path or "
+    "source of your own scripts.": (
         "test_a_report_is_what_posthog_python_would_build",
         "test_a_users_script_is_told_without_its_path_and_its_lines",
     ),
