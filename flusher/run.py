@@ -82,9 +82,8 @@ def _run(context: Context) -> None:
 
 def _run_under(now: Consent, context: Context) -> None:
     report, paths = context.report, context.paths
-    if context.options.host or context.options.key:  # a mistake in these options is reported also where nothing waits
-        resolve(context.app, paths, context.env, host=context.options.host, key=context.options.key)
     if not paths.spool.exists():
+        _check_options(context)
         return
     private_folder(paths.spool)
     context.quarantine.clear(paths.flush_lock, "file")
@@ -97,7 +96,11 @@ def _run_under(now: Consent, context: Context) -> None:
     # A file aside may have been acknowledged with `power`: so the commits that absorb it survive a power cut.
     queue = open_queue(paths, "power", paths.reserve, context.clock, now.signature)
     try:
-        _pass(context, queue)
+        try:
+            _pass(context, queue)
+        except ConfigurationError:  # what waits stays, and is told
+            report.remaining = queue.account().pending
+            raise
         context.account = queue.account()
         report.remaining = context.account.pending
     finally:
@@ -108,6 +111,7 @@ def _run_under(now: Consent, context: Context) -> None:
 
 def _pass(context: Context, queue: Queue) -> None:
     report = context.report
+    _check_options(context)
     if context.options.dry_run:
         report.result, report.reason = Result.NOTHING, "dry run: nothing was sent or changed"
         return
@@ -130,6 +134,12 @@ def _pass(context: Context, queue: Queue) -> None:
         report.next_attempt = moment(before.next_attempt)
         return
     _deliver(context, queue, destination, before)
+
+
+def _check_options(context: Context) -> None:
+    """Raise ConfigurationError for a mistake in these options, also where nothing waits."""
+    if context.options.host or context.options.key:
+        resolve(context.app, context.paths, context.env, host=context.options.host, key=context.options.key)
 
 
 def _take_in(context: Context, queue: Queue) -> None:

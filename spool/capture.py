@@ -57,7 +57,7 @@ def capture(
             say(f"[telemetry] {frozen.text}")
             return Receipt("debug", frozen.uuid, "telemetry is in debug mode: nothing is stored or sent")
         receipt = _store(host, now.paths, consent, frozen, closes)
-        if receipt:
+        if receipt and type(event) is str:  # another kind of text may have no hash
             host.emitted.add(event)
         return receipt
     except InvalidEventError as mistake:

@@ -228,9 +228,10 @@ class Host:
         return typed_words([*words, *self.typed], self.declared)
 
     def note_typed(self, more: Iterable[object] = ()) -> None:
-        """Remember the command line as it is now, and what else was typed; of very many words the last ones."""
+        """Remember the command line and the app's variables as they are now, and what else was typed; not too many."""
         present = getattr(sys, "argv", None)  # an embedded interpreter may have none
-        for word in (*(present[1:] if isinstance(present, list | tuple) else ()), *more):
+        words = present[1:] if isinstance(present, list | tuple) else ()
+        for word in (*words, *(value for name, value in os.environ.items() if name.startswith(self.prefix)), *more):
             if isinstance(word, str | os.PathLike):
                 self.typed.setdefault(str(word), None)
         for word in list(self.typed)[: max(0, len(self.typed) - _MOST_TYPED)]:

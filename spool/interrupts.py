@@ -37,6 +37,8 @@ _HELD = [number for number in signal.Signals if number.name.startswith("SIG") an
 ENDS = [number for number in _HELD if number.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")]
 # A process that is about to end has left Python's hands by then; one that goes on gets the signal a little late.
 _MOMENT_S = 0.1
+# A timer may raise again and again while handlers are set.
+_MOST_TRIES = 1_000
 
 
 class _Block:
@@ -168,17 +170,12 @@ def _noted(ending: bool) -> Iterator[None]:  # noqa: FBT001 - within this module
         came.append((number, frame))
 
     try:
-        for number in [*ENDS, *_HELD]:
-            handler = signal.getsignal(number)
-            # A default action ends the process, which can't harm an append; a handler set by C code can't be restored.
-            if callable(handler) or (ending and number in ENDS and handler is signal.SIG_DFL):
-                exchanged.setdefault(number, handler)
-                signal.signal(number, note)
+        _exchange(exchanged, note, ending=ending)
         yield
     finally:
         late: set[int] = set()
         try:
-            _put_back(list(exchanged.items()))
+            _put_back(exchanged)
         finally:
             _Block.active = False
             if ending:  # now that none is noted any more
@@ -189,14 +186,41 @@ def _noted(ending: bool) -> Iterator[None]:  # noqa: FBT001 - within this module
                 _send_later(late)
 
 
-def _put_back(handlers: list[tuple[int, Any]]) -> None:
+def _exchange(exchanged: dict[int, Any], by: Callable[[int, FrameType | None], None], *, ending: bool) -> None:
+    """Put `by` in the place of each handler that may raise; nothing of it in a thread that can't."""
+    for number in dict.fromkeys([*ENDS, *_HELD]):
+        handler = signal.getsignal(number)
+        # A default action ends the process, which can't harm an append; a handler set by C code can't be restored.
+        if callable(handler) or (ending and number in ENDS and handler is signal.SIG_DFL):
+            exchanged[number] = handler
+            try:
+                _set(number, by)
+            except ValueError as error:
+                if raised_by_handler(error):
+                    raise
+                del exchanged[number]  # no thread but the main one of the main interpreter may
+                return
+
+
+def _set(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+    """Set a handler, with one call more than `_put_back` needs: on a full stack this fails, and not that."""
+    signal.signal(number, handler)
+
+
+def _put_back(handlers: Handlers) -> None:
     """Set each handler again, even when one that is there already raises meanwhile; those that end a program last."""
-    if handlers:
-        number, handler = handlers.pop()
+    left = list(handlers.items())
+    raised: BaseException | None = None
+    for _ in range(_MOST_TRIES):
         try:
-            signal.signal(number, handler)
-        finally:
-            _put_back(handlers)
+            while left:
+                signal.signal(*left[-1])
+                left.pop()
+            break
+        except BaseException as error:  # noqa: BLE001 - the handler's own, raised again when all are set
+            raised = error
+    if raised is not None:
+        raise raised
 
 
 def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> None:
@@ -204,15 +228,18 @@ def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> No
 
     The signal is not raised again: whoever reads the wakeup descriptor (asyncio) was told when it came.
     """
-    if came:
-        number, frame = came.pop(0)
+    raised: BaseException | None = None
+    while came:
         try:
+            number, frame = came.pop(0)
             if callable(handlers[number]):
                 handlers[number](number, frame)
             else:  # the default action
                 signal.raise_signal(number)
-        finally:
-            _deliver(came, handlers)
+        except BaseException as error:  # noqa: BLE001 - the handler's own, raised again when all were called
+            raised = error
+    if raised is not None:
+        raise raised
 
 
 def _is_told(handler: Any) -> bool:
@@ -285,7 +312,7 @@ def _end_in_child() -> None:
     """End the block in a child that another thread forked: the thread that would have ended it does not exist there."""
     if _Block.active and _Block.thread != threading.get_ident():
         _Block.active = False
-        _put_back(list(_Block.exchanged.items()))
+        _put_back(_Block.exchanged)
 
 
 if hasattr(os, "register_at_fork"):

@@ -258,14 +258,15 @@ class Telemetry:
         reach their event through `span`.
         """
         try:
-            from spool.command.click_app import run, without_ours  # noqa: PLC0415 - for process entries only
+            from spool.command.click_app import run  # noqa: PLC0415 - for process entries only
+            from spool.command.own_calls import hide_own_calls  # noqa: PLC0415 - likewise
         except Exception as error:  # noqa: BLE001 - the app runs all the same
             self._uncounted(error)
             sys.exit(app() if args is None else app(args=list(args)))
         try:
             run(self._host, app, args)
         except BaseException as error:
-            error.__traceback__ = without_ours(error.__traceback__)
+            hide_own_calls(error)
             raise
 
     @guarded(None)

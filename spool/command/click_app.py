@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from types import TracebackType
 from typing import Any, NoReturn
 
 from spool.command.click_watch import ClickWatch
@@ -23,7 +22,7 @@ from spool.errors import InvalidEventError
 from spool.host import Host
 from spool.interrupts import signals_held, to_the_end
 
-__all__ = ["run", "without_ours"]
+__all__ = ["run"]
 
 
 def run(host: Host, app: Any, args: Sequence[str] | None = None) -> NoReturn:
@@ -125,19 +124,3 @@ def _completes(app: str) -> bool:
     """Tell whether this is shell completion: click and typer ask for it by a variable named after the program."""
     names = {app, os.path.basename(sys.argv[0] or app).removesuffix(".py")}
     return any(f"_{name.replace('-', '_').replace('.', '_').upper()}_COMPLETE" in os.environ for name in names)
-
-
-def without_ours(calls: TracebackType | None) -> TracebackType | None:
-    """Remove this package's own calls from a traceback: the person sees what they would see without it."""
-    package = os.path.dirname(os.path.dirname(__file__))
-    kept: TracebackType | None = None
-    for call in reversed(list(_each(calls))):
-        if not call.tb_frame.f_code.co_filename.startswith(package + os.sep):
-            call.tb_next, kept = kept, call
-    return kept
-
-
-def _each(calls: TracebackType | None) -> Iterator[TracebackType]:
-    while calls is not None:
-        yield calls
-        calls = calls.tb_next

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from types import FrameType
 
+from spool.command.own_calls import hide_own_calls
 from spool.host import Host
 from spool.interrupts import to_the_end
 
@@ -19,8 +19,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 Handler = Callable[[int, FrameType | None], None]
 
 
-@contextmanager
-def handled(host: Host) -> Iterator[None]:
+class handled(AbstractContextManager[None]):  # noqa: N801 - used as a function is, in a `with`
     """Handle SIGINT, SIGTERM and SIGHUP for the block, where they would end the process at once.
 
     The command is put on disk as aborted, then the process dies of the signal, so that its parent sees what it would
@@ -29,21 +28,24 @@ def handled(host: Host) -> Iterator[None]:
 
     A signal that was ignored stays ignored; a handler that the host sets later stays. Python runs handlers between
     two steps of its own: during a long call into C, SIGTERM now waits for the end of that call, as Ctrl-C always did.
-    Does nothing in a thread other than the main one.
+    Does nothing in a thread other than the main one. What leaves the block has none of this package's calls in its
+    traceback: a second Ctrl-C may have come in the middle of one.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    end = _ending(host)
-    exchanged = []
-    try:
-        for number in [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]:
-            if signal.getsignal(number) is signal.SIG_DFL:
-                exchanged.append(number)
-                signal.signal(number, end)
-        yield
-    finally:
-        to_the_end(lambda: _put_back(exchanged, end))
+
+    def __init__(self, host: Host) -> None:
+        self._end = _ending(host)
+        self._exchanged: list[int] = []
+
+    def __enter__(self) -> None:
+        with suppress(ValueError):  # not the main thread of the main interpreter
+            for number in [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, self._end)
+                    self._exchanged.append(number)
+
+    def __exit__(self, _type: object, error: BaseException | None, _where: object) -> None:
+        to_the_end(lambda: _put_back(self._exchanged, self._end))
+        hide_own_calls(error)
 
 
 def _put_back(numbers: list[int], end: Handler) -> None:

@@ -366,7 +366,10 @@ _WINDOWS_HOME = (
 # An IP address: four numbers, with dots or as a cloud's host name has them. One of five or more parts is none.
 _OCTET = r"(?:25[0-5]|2[0-4]\d|[01]?\d?\d)"
 _IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}(?!\d|\.\d)"
-_ANY_IPV4 = rf"(?:(?<![^\W_])(?<!\d\.)|{_ESCAPE})(?:{_IPV4}|ip-{_OCTET}(?:-{_OCTET}){{3}}(?![^\W_]|-\d))"
+_ANY_IPV4 = (
+    rf"(?:(?<!\d)(?<!\d\.)|{_ESCAPE})"
+    rf"(?:{_IPV4}|(?:(?<![^\W_])(?:ip|ec2)-|(?<![\w-])(?=[\d-]{{7,15}}+\.[a-z])){_OCTET}(?:-{_OCTET}){{3}}(?![^\W_]|-\d))"
+)
 _GROUP, _COLON = r"[0-9a-f]{1,4}", r"(?::|%3a)"
 # With `::` it may also be a slice (1::2) or a name in somebody's code (ace::bad): it is an address if it begins as
 # those that are in use do, if it has three colons, or if it is ::1 alone.

@@ -398,11 +398,16 @@ class Queue:
 
     def _leave(self) -> None:
         """Give back what this thread has of the turn: all of it, a part, or nothing."""
-        if self._owner == get_ident():
-            self._lock.release()
-            self._owner = None
-        with suppress(RuntimeError):  # nothing: another thread has it
-            self._threads.release()
+        try:
+            if self._owner == get_ident():
+                self._lock.release()
+        finally:  # where that fails, as on a full stack, the next turn of this process does it
+            if self._owner == get_ident():
+                self._owner = None
+            try:  # noqa: SIM105 - `suppress` would need three more calls
+                self._threads.release()
+            except RuntimeError:
+                pass  # nothing: another thread has it
 
     def _add(
         self,
@@ -517,10 +522,12 @@ class Queue:
         return self._cache
 
     def _disconnect(self) -> None:
-        cache, self._cache = self._cache, None
-        if cache is not None:
-            with suppress(Exception):  # a connection that is stuck may refuse even this; it is gone all the same
-                cache.disconnect()
+        if self._cache is not None:
+            for _ in range(2):  # a connection that is stuck may refuse; an exception may come from another thread
+                with suppress(Exception):
+                    self._cache.disconnect()
+                    break
+        self._cache = None
 
     # -- forks --------------------------------------------------------------------------------------------
 
