@@ -98,8 +98,8 @@ class Connection(sqlite3.Connection):
         """Close the connection, under the queue's lock: the last one folds the log in. One that is lost stays."""
         if self not in _connections or self.is_lost():
             return
-        _connections.remove(self)
         super().close()
+        _connections.remove(self)  # not before: an exception from another thread in between would leave it open
         for other in _connections:
             if os.path.samestat(other.opened, self.opened):
                 # SQLite closes the database's descriptor with the last connection to it, or uses it again.
