@@ -40,14 +40,16 @@ def guarded(  # noqa: C901 - each way out of a method, in one place
     done at the end of a command or of the process.
     """
 
-    def decorate(
+    def decorate(  # noqa: C901 - as above
         method: Callable[Concatenate[S, P], R],
     ) -> Callable[Concatenate[S, P], R]:
         # Names of a closure stay as they are; those of a module are gone at the end of the interpreter.
         hold, ends, is_hosts = to_the_end if ending else with_signals_held, sys.is_finalizing, raised_by_handler
 
         @wraps(method)
-        def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        def call(  # noqa: C901 - as above
+            self: S, /, *args: P.args, **kwargs: P.kwargs
+        ) -> R:
             given: R = empty
             settled = answer is None
             mistake: Exception | None = None
@@ -67,9 +69,16 @@ def guarded(  # noqa: C901 - each way out of a method, in one place
 
             try:
                 hold(step)
-            except Exception as error:
-                if not ends() and (is_hosts(error) or not isinstance(error, MemoryError | RecursionError)):
-                    raise  # what a signal handler of the host's raised; else there was no room for the holding itself
+            except (MemoryError, RecursionError) as error:  # mostly there was no room for the holding itself
+                try:
+                    passes = is_hosts(error)
+                except (MemoryError, RecursionError):  # nor is there for a look
+                    passes = False
+                if passes:
+                    raise
+            except Exception:
+                if not ends():
+                    raise  # what a signal handler of the host's raised
             if mistake is not None:
                 raise mistake
             if not settled:

@@ -285,6 +285,8 @@ class Telemetry:
             from spool.launch import start  # noqa: PLC0415 - for hosts that wait
 
             child = start.run(self.app, paths)
+        except (MemoryError, RecursionError):
+            return False
         except Exception as error:
             if raised_by_handler(error):  # no signal is held here: a person may press Ctrl-C
                 raise

@@ -175,6 +175,19 @@ def test_a_file_aside_that_is_dropped_becomes_its_own_note(paths: Paths) -> None
     queue.close()
 
 
+def test_an_event_that_is_dropped_while_it_is_absorbed_is_not_lost(paths: Paths) -> None:
+    """The flusher has committed it, and was killed or is slow; a host with too many files drops the oldest."""
+    write_aside(paths, ["1.json", "a name of another program.json"])
+    queue = Queue(paths, wait_s=5.0)
+    queue.absorb({path.name: path.read_text() for path in aside.files(paths)})
+    for path in aside.files(paths):
+        LossNotes(paths).replace(path)
+    assert len(notes(paths)) == 2
+    assert absorb(paths, queue).events == 0
+    assert (queue.account().captured, queue.account().losses, notes(paths)) == (2, {}, [])
+    queue.close()
+
+
 def test_a_loss_that_could_not_be_noted_is_noted_by_its_own_process_alone(paths: Paths) -> None:
     """A child that is forked meanwhile doesn't count the parent's loss once more."""
     if sys.platform == "win32":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -129,6 +130,30 @@ def test_events_aside_are_counted_where_there_was_no_queue(home: Path, server: L
     assert status(home)["losses"] == {"opted_out": 3}
     assert remains(home) == []
     assert flush_json(home, "run", "--host", server.url)["result"] == "telemetry off"
+
+
+@pytest.mark.parametrize("name", ["aside", "spans"])
+def test_what_lies_behind_a_link_is_neither_counted_nor_deleted(
+    name: str, home: Path, server: LocalPostHog, tmp_path: Path
+) -> None:
+    """Somebody's folder of JSON files, by whatever way it got there; the opt-out is carried out once."""
+    captured(home, server.url, 1)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for number in range(7):
+        (theirs / f"{number}.json").write_text("{}")
+    shutil.rmtree(home / "spool" / name, ignore_errors=True)
+    (home / "spool" / name).symlink_to(theirs)
+    before = status(home)["accounting"]
+    assert flush(home, "disable").returncode == 0
+    after = status(home)["accounting"]
+    assert after == {**before, "pending": 0, "lost": before["captured"]}
+    telemetry = Telemetry("ktx", "1", KEY, server.url, home, flush="never")
+    assert telemetry.capture(TEXT).state == "disabled"
+    telemetry.close()
+    assert flush_json(home)["result"] == "telemetry off"
+    assert status(home)["accounting"] == after
+    assert len(list(theirs.iterdir())) == 7
 
 
 def test_what_was_absorbed_and_is_still_aside_is_counted_once(home: Path, server: LocalPostHog) -> None:

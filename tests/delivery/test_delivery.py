@@ -237,3 +237,24 @@ def test_a_host_that_stays_down_is_asked_once_by_each_run(home: Path, server: Lo
     state.write_text(json.dumps(due))
     assert flush_json(home, "run", "--max-retries", "1")["requests"] == 1
     assert flush_json(home, "run", "--max-retries", "1", "--force")["requests"] == 2
+
+
+def test_fifty_rejected_events_in_a_row_stop_none_of_those_behind_them(home: Path, server: LocalPostHog) -> None:
+    """An older release of the program spooled them; some from all over the queue tell that the server takes others."""
+    uuids = spool_events(home, server.url, 160)
+    for uuid in uuids[:60]:
+        server.reject(uuid)
+    report = flush_json(home)
+    assert (report["exit_code"], report["delivered"], report["rejected"], report["remaining"]) == (3, 101, 60, 0)
+    assert set(uuids[60:]) <= {event["uuid"] for event in server.events()}
+    assert status(home)["accounting"]["dead"] == 60
+
+
+def test_a_run_that_is_not_configured_tells_what_remains(home: Path, server: LocalPostHog) -> None:
+    """Whoever looks at that number alone must not throw the home away."""
+    spool_events(home, server.url)
+    for variable, value in (("KTX_TELEMETRY_ENDPOINT", "https://ph..example.com"), ("HTTP_PROXY", "http://[:1")):
+        report = flush_json(home, env=environment(**{variable: value}))
+        assert (report["exit_code"], report["result"], report["remaining"]) == (2, "not configured", 6), variable
+    assert flush_json(home, "run", "--host", "ftp://x")["remaining"] == 6
+    assert flush_json(home)["delivered"] == 6

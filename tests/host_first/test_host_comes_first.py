@@ -157,6 +157,23 @@ def test_a_mistake_is_lost_and_counted_in_production_and_raises_in_strict_mode(
     assert status(home)["losses"] == {"invalid": 4, "too_large": 1}
 
 
+def test_a_text_of_the_hosts_own_kind_is_an_events_name(home: Path) -> None:
+    """Also one without a hash: the event is on disk, and no loss is told."""
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = None  # type: ignore[assignment]  # that is what the test needs
+
+        def __eq__(self, other: object) -> bool:
+            return str(self).lower() == str(other).lower()
+
+    telemetry = Telemetry("ktx", "1", "phc_x", home=home, flush="never")
+    assert telemetry.capture(Name("scan_completed")).state == "queued"
+    telemetry.close()
+    found = status(home)
+    assert (found["accounting"]["lost"], found["last_losses"]) == (0, [])
+
+
 @pytest.mark.parametrize(
     "limits",
     [{"lock_wait_s": -1}, {"lock_wait_s": float("nan")}, {"max_bytes": 0}, {"max_events": True}, {"max_events": 2.5}],

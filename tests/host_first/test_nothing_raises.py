@@ -160,6 +160,19 @@ def test_the_last_reasons_are_kept_and_no_more(home: Path) -> None:
     assert (home / "spool" / "losses.log").stat().st_size < 40_000
 
 
+def test_a_run_that_refuses_thousands_tells_the_last_reasons(home: Path) -> None:
+    """All are counted; the file of the reasons stays small."""
+    telemetry = Telemetry("ktx", "1", "phc_x", "http://127.0.0.1:9", home=home, flush="never")
+    assert telemetry.capture("first")
+    telemetry.close()
+    for number in range(2_000):
+        (home / "spool" / "aside" / f"{number}.json").write_text("no event")
+    flush(home)
+    found = status(home)
+    assert (found["losses"], len(found["last_losses"])) == ({"invalid": 2_000}, 20)
+    assert (home / "spool" / "losses.log").stat().st_size < 32 * 1024
+
+
 def test_a_file_that_a_run_refuses_is_among_the_last_losses(home: Path) -> None:
     """The flusher's own losses have their reasons there, too."""
     telemetry = Telemetry("ktx", "1", "phc_x", home=home, flush="never")

@@ -209,3 +209,29 @@ def test_what_is_in_the_way_of_a_folder_stays_as_it_is(tmp_path: Path) -> None:
     write_new(tmp_path / "more", b"")
     assert Telemetry("ktx", "1", home=tmp_path / "more", flush="never").capture("a").state == "disabled"
     assert Paths(tmp_path / "more").home.read_bytes() == b""
+
+
+@pytest.mark.parametrize("what", ["a file", "a link"])
+@pytest.mark.parametrize(
+    "taken",
+    [
+        ".home.new",
+        "home/.spool.new",
+        "home/spool/.aside.new",
+        "home/spool/.spans.new",
+        "home/spool/.queue.new.new",
+    ],
+)
+def test_a_draft_name_that_is_taken_stops_nothing(taken: str, what: str, tmp_path: Path, server: LocalPostHog) -> None:
+    """What stands there stays; folders are made by another name first."""
+    place, home = tmp_path / taken, tmp_path / "home"
+    for folder in reversed([parent for parent in place.parents if parent.is_relative_to(home)]):
+        folder.mkdir(mode=0o700)
+    place.write_text("theirs") if what == "a file" else place.symlink_to(tmp_path / "nowhere")
+    telemetry = Telemetry("ktx", "1", "phc_test", server.url, home=home, flush="never")
+    with telemetry.command(["ktx", "scan"]):
+        assert telemetry.capture("a").state == "queued"
+    telemetry.close()
+    report = flush_json(home)
+    assert (report["exit_code"], report["delivered"], report["remaining"]) == (0, 3, 0)
+    assert place.is_symlink() or place.read_text() == "theirs"

@@ -155,6 +155,16 @@ def test_an_ipv6_address_goes_in_every_form(beside: str, address: IPv6Address) -
         assert redact(beside.format(form)) == beside.format("<ip>"), form
 
 
+@pytest.mark.parametrize(
+    "text", ["IP{}", "tcp{}", "v{}", "host{}.example.com", "ec2-{-}.compute-1.example", "http://{-}.example.net/x"]
+)
+def test_an_ipv4_address_that_begins_no_word_goes_too(text: str) -> None:
+    """Behind a word, and as the clouds name their machines."""
+    address = "10.21.202.3"
+    shown = redact(text.replace("{}", address).replace("{-}", address.replace(".", "-")))
+    assert shown == text.replace("ec2-", "").replace("{}", "<ip>").replace("{-}", "<ip>")
+
+
 def test_the_loopback_and_the_address_of_a_network_card_go() -> None:
     """The shortest address there is; and what TELEMETRY.md says of the card."""
     assert redact("connect to ::1, [::1]:80 and '::1' failed") == "connect to <ip>, [<ip>]:80 and '<ip>' failed"

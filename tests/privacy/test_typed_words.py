@@ -17,7 +17,7 @@ from spool import Telemetry
 from spool.exception.redaction import program_words, redact, typed_words
 from tests.support.forks import run_forked
 from tests.support.local_posthog import LocalPostHog
-from tests.support.processes import environment, flush_json
+from tests.support.processes import environment, flush_json, run_python
 from tests.support.ways import HEAD
 
 # A command line, and the words to look for, beside those of the one before.
@@ -242,3 +242,17 @@ def test_a_host_that_runs_for_months_remembers_a_bounded_number_of_words(home: P
         host.note_typed(f"word-{number}-{one}" for one in range(6_000))
     assert len(host.typed) == 10_000
     assert telemetry.redacted("no word-2-5999 and no word-0-1") == "no <redacted> and no word-0-1"
+
+
+def test_the_values_of_the_apps_own_variables_are_hidden_as_what_was_typed_is(tmp_path: Path) -> None:
+    """A command line may take its values from there; also when the host has removed the variable meanwhile."""
+    code = """
+import os
+from spool import Telemetry
+t = Telemetry("ktx", "1", "phc_test", "http://127.0.0.1:9", flush="never")
+del os.environ["KTX_TABLE_2"]
+os.environ["KTX_TABLE"] = "acme-orders"
+print(t.redacted("no table 'acme-orders' for zq-token-zq, nor ZQ-TOKEN-ZQ, of $OTHER"))
+"""
+    done = run_python(code, env=environment(KTX_TABLE_2="zq-token-zq", OTHER="no table"), cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("no table '<redacted>' for <redacted>, nor <redacted>, of $OTHER\n", "")
