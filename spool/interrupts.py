@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import CodeType, FrameType, MappingProxyType
-from typing import Any
+from typing import Any, ParamSpec
 
 __all__ = [
     "ENDS",
@@ -28,6 +28,7 @@ __all__ = [
     "with_signals_held",
 ]
 
+P = ParamSpec("P")
 Handlers = Mapping[int, Any]
 
 # All but those that tell of a fault in the program itself, and the two that nobody can hold back.
@@ -175,13 +176,13 @@ def _noted(ending: bool) -> Iterator[None]:  # noqa: FBT001 - within this module
     finally:
         late: set[int] = set()
         try:
-            _put_back(exchanged)
+            _to_its_end(_set_all, list(exchanged.items()))  # those that end a program last
         finally:
             _Block.active = False
             if ending:  # now that none is noted any more
                 late = {number for number, _ in came if number in ENDS and not _is_told(exchanged[number])}
             try:
-                _deliver([one for one in came if one[0] not in late], exchanged)
+                _to_its_end(_deliver_all, [one for one in came if one[0] not in late], exchanged)
             finally:
                 _send_later(late)
 
@@ -203,40 +204,41 @@ def _exchange(exchanged: dict[int, Any], by: Callable[[int, FrameType | None], N
 
 
 def _set(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
-    """Set a handler, with one call more than `_put_back` needs: on a full stack this fails, and not that."""
-    signal.signal(number, handler)
+    """Set a handler, with one call more than it takes to put it back: on a full stack this fails, and not that."""
+    _set_all([(number, handler)])
 
 
-def _put_back(handlers: Handlers) -> None:
-    """Set each handler again, even when one that is there already raises meanwhile; those that end a program last."""
-    left = list(handlers.items())
-    raised: BaseException | None = None
-    for _ in range(_MOST_TRIES):
-        try:
-            while left:
-                signal.signal(*left[-1])
-                left.pop()
-            break
-        except BaseException as error:  # noqa: BLE001 - the handler's own, raised again when all are set
-            raised = error
-    if raised is not None:
-        raise raised
+def _set_all(handlers: list[tuple[int, Any]]) -> None:
+    """Set these handlers, from the last on; each that is set is taken from the list."""
+    while handlers:
+        signal.signal(*handlers[-1])
+        handlers.pop()
 
 
-def _deliver(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> None:
-    """Call the handler of each signal that was noted, even when an earlier one raises.
+def _deliver_all(came: list[tuple[int, FrameType | None]], handlers: Handlers) -> None:
+    """Call the handler of each signal that was noted.
 
     The signal is not raised again: whoever reads the wakeup descriptor (asyncio) was told when it came.
     """
-    raised: BaseException | None = None
     while came:
+        number, frame = came.pop(0)
+        if callable(handlers[number]):
+            handlers[number](number, frame)
+        else:  # the default action
+            signal.raise_signal(number)
+
+
+def _to_its_end(step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Do a step again until it has come to its end; what a handler raised meanwhile is raised then.
+
+    The loops are in the step: of one in this `try` some instructions would not be protected by it (Python 3.13).
+    """
+    raised: BaseException | None = None
+    for _ in range(_MOST_TRIES):
         try:
-            number, frame = came.pop(0)
-            if callable(handlers[number]):
-                handlers[number](number, frame)
-            else:  # the default action
-                signal.raise_signal(number)
-        except BaseException as error:  # noqa: BLE001 - the handler's own, raised again when all were called
+            step(*args, **kwargs)
+            break
+        except BaseException as error:  # noqa: BLE001 - a handler's own
             raised = error
     if raised is not None:
         raise raised
@@ -312,7 +314,7 @@ def _end_in_child() -> None:
     """End the block in a child that another thread forked: the thread that would have ended it does not exist there."""
     if _Block.active and _Block.thread != threading.get_ident():
         _Block.active = False
-        _put_back(_Block.exchanged)
+        _to_its_end(_set_all, list(_Block.exchanged.items()))
 
 
 if hasattr(os, "register_at_fork"):
