@@ -84,6 +84,7 @@ class Options:
     host: str | None = None
     key: str | None = None
     dry_run: bool = False
+    wait_s: float = 0.0
     timeout_s: float = TIMEOUT_S
 
 

@@ -39,6 +39,8 @@ _RESERVE_BYTES = 1024 * 1024
 _FAILED = 75
 # The others have their reasons beside them in quarantine.
 _MOST_NAMED = 3
+# Nobody notices that a run began so much later.
+_LOOK_AGAIN_S = 0.02
 # A telemetry.json that changes at every look is nobody's decision.
 _MOST_LOOKS = 3
 
@@ -88,9 +90,7 @@ def _run_under(now: Consent, context: Context) -> None:
     private_folder(paths.spool)
     context.quarantine.clear(paths.flush_lock, "file")
     lock = FileLock(paths.flush_lock)
-    try:
-        lock.acquire(0.0)
-    except LockBusyError:
+    if not _had(lock, context):
         report.result = Result.BUSY
         return
     # A file aside may have been acknowledged with `power`: so the commits that absorb it survive a power cut.
@@ -107,6 +107,18 @@ def _run_under(now: Consent, context: Context) -> None:
         queue.close()
         _keep_reserve(paths)
         lock.close()
+
+
+def _had(lock: FileLock, context: Context) -> bool:
+    """Take the flusher's lock, in the time that the run may wait for another flusher."""
+    deadline = time.monotonic() + context.options.wait_s
+    while True:
+        with suppress(LockBusyError):
+            lock.acquire(0.0)
+            return True
+        left = deadline - time.monotonic()
+        if left <= 0 or context.stop.wait(min(left, _LOOK_AGAIN_S)):
+            return False
 
 
 def _pass(context: Context, queue: Queue) -> None:

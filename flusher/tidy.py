@@ -25,7 +25,7 @@ def tidy(paths: Paths, quarantine: Quarantine) -> None:
     checks; events aside and dead commands, which are read one by one; and destination.json, of which a run complains.
     """
     for path in (
-        *(paths.queue_lock, paths.flush_state, paths.flush_log, paths.launched),
+        *(paths.queue_lock, paths.flush_state, paths.flush_log, paths.launched, paths.launch_errors),
         *(paths.emitted, paths.losses_log, paths.wiped, paths.reserve, paths.report_page),
     ):
         quarantine.clear(path, "file")

@@ -10,6 +10,7 @@ __all__ = [
     "DEFAULT_HOST",
     "GUARD",
     "LONGEST_S",
+    "MARK",
     "MOST_EVENT_BYTES",
     "TESTING",
     "VERSION",
@@ -29,6 +30,9 @@ TESTING = "KTX_SPOOL_TESTING"
 
 # Set in a flusher's environment, and by the guard kit: nothing that runs there starts a flusher.
 GUARD = "KTX_SPOOL_FLUSHER"
+
+# Holds the arguments of `ktx-flush` that a program is started for: it runs that instead of its own work.
+MARK = "KTX_SPOOL_RUN"
 
 # No command lasts for a year: so long a time is that of a clock that jumped.
 LONGEST_S = 366 * 24 * 3600.0

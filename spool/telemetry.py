@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from spool.guard import NoCommand, guarded
 from spool.home import Paths
 from spool.host import Host, Options, Receipt
 from spool.interrupts import at_exit, raised_by_handler, to_the_end
-from spool.settings import DEFAULT_HOST, Durability, FlushMode, Limits, stripped
+from spool.settings import DEFAULT_HOST, MARK, Durability, FlushMode, Limits, stripped
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -83,6 +84,10 @@ class Telemetry:
         flush_interval_s: float = 300.0,
         packages: Iterable[str] = (),
     ) -> None:
+        if MARK in os.environ:
+            from spool.launch.mark import become_flusher  # noqa: PLC0415 - in a frozen app, started to deliver
+
+            become_flusher()
         project_key, host = stripped(project_key), stripped(host) or DEFAULT_HOST
         if project_key is not None and project_key.startswith("phx_"):
             raise ValueError("project_key is a personal key (phx_): use the project's own (phc_), it can only capture")
@@ -284,7 +289,7 @@ class Telemetry:
                 return False
             from spool.launch import start  # noqa: PLC0415 - for hosts that wait
 
-            child = start.run(self.app, paths)
+            child = start.run(self.app, paths, timeout_s)
         except (MemoryError, RecursionError):
             return False
         except Exception as error:

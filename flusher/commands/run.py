@@ -35,6 +35,7 @@ def run_command(  # noqa: PLR0913 - the options of the contract
     spread: Annotated[
         float, typer.Option(min=0.0, max=3600.0, help="Wait a random part of so many seconds first.")
     ] = 0,
+    wait: Annotated[float, typer.Option(min=0.0, help="Wait so many seconds for a flusher that is at work.")] = 0,
     detached: Annotated[bool, typer.Option("--detached", hidden=True)] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -47,12 +48,14 @@ def run_command(  # noqa: PLR0913 - the options of the contract
       ktx-flush run --force --max-seconds 60
     """
     name, paths = context.obj
+    if GUARD in os.environ:
+        _say_no_more(paths)
     if detached:
         _stand_back(paths)
     work = Context(
         app=name,
         paths=paths,
-        options=Options(max_seconds, max_events, max_retries, batch_size, force, host, key, dry_run),
+        options=Options(max_seconds, max_events, max_retries, batch_size, force, host, key, dry_run, wait),
         started_by=_starter(detached=detached),
         observer=Observer() if quiet or as_json else _observer(),
     )
@@ -117,6 +120,16 @@ def _observer() -> Observer:
     return Bar()
 
 
+def _say_no_more(paths: Paths) -> None:
+    """Tell the host that this flusher is at work: from now on `flush.json` says what becomes of it."""
+    with suppress(OSError):
+        os.unlink(paths.launch_errors)
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+
+
 def _stand_back(paths: Paths) -> None:
     """Hold no working folder of the person's, and leave the processor to others."""
     with suppress(OSError):  # no spool: there is nothing to flush
@@ -133,5 +146,5 @@ def _stop_on_signals(work: Context) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
+        with suppress(AttributeError, ValueError):  # not on Windows; not in a thread, as where a host makes Telemetry
             signal.signal(getattr(signal, name), stop)

@@ -57,6 +57,7 @@ def print_status(status: Status) -> None:
         *([("last loss", _safe(_last_loss(status.last_losses)))] if status.last_losses else []),
         ("destination", destination + ("" if status.destination["project_key"] else " (no project key)")),
         ("last run", _safe(_last(status))),
+        *([("last launch", f"[red]failed[/]: {_safe(status.launch_problem)}")] if status.launch_problem else []),
         ("schedule", _safe(status.schedule.as_line())),
         ("on disk", f"{status.bytes / 1024:,.0f} KiB"),
     ]

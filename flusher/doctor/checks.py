@@ -199,6 +199,16 @@ def _stale(one: Installed, own: str, gone: str, tool: str) -> Finding:
     return Finding("schedule", "warn", f"one of another home is stale, by {one.method}: {gone}", mend)
 
 
+def launch(problem: str | None, here: str | None) -> Finding:
+    """Say whether a flusher starts by itself: what the last host met, and whether it does in this installation."""
+    if problem is not None:
+        mend = "mend what is said here, in the Python that runs the host CLI; until then have ktx-flush run by cron"
+        return Finding("launch", "fail", f"the flusher that the host CLI starts does not come up: {problem}", mend)
+    if here is not None:
+        return Finding("launch", "fail", here, "install ktx-spool anew for this Python")
+    return Finding("launch", "ok", "a flusher starts by itself in this installation")
+
+
 def flusher(state: FlushState, waiting: int, oldest_age_s: float | None, now: float, tool: str) -> Finding:
     """Say whether events have waited for more than a day while no run succeeded."""
     success = state.last_success

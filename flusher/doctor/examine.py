@@ -27,9 +27,10 @@ from flusher.doctor.disk import (
     try_lock,
 )
 from flusher.doctor.finding import Finding
+from flusher.report.launch import launch_problem
 from flusher.schedule.cron import daemon_runs
 from flusher.schedule.method import stale
-from flusher.schedule.planner import look_at_all, tool
+from flusher.schedule.planner import does_not_start, look_at_all, tool
 from flusher.schedule.timetable import entry_name
 from flusher.text import error_words
 from spool.beside import aside, loss_reasons
@@ -93,6 +94,7 @@ class _Examination:
             canary, inspected = self._alone("disk", self._disk) or (None, None)
         if send and canary is not None and destination is not None and destination.project_key is not None:
             self._alone("delivery", self._send, destination, canary)
+        self._alone("launch", self._launch)
         self._alone("schedule", self._schedule)
         if inspected is not None:
             self._alone("flusher", self._flusher, inspected)
@@ -255,6 +257,9 @@ class _Examination:
         own = entry_name(self.app, self.paths.home)
         judged = [(one, stale(one.command, home_too=one.name != own)) for one in found]  # our home was looked at
         self.findings += checks.schedule(judged, own, self.tool, daemon=daemon_runs())
+
+    def _launch(self) -> None:
+        self.findings.append(checks.launch(launch_problem(self.paths, time.time()), does_not_start()))
 
     def _flusher(self, inspected: Inspected) -> None:
         now = time.time()

@@ -12,6 +12,7 @@ from pathlib import Path
 from flusher.context import NO_HOME, open_queue
 from flusher.delivery import expiry, state
 from flusher.delivery.backoff import is_due
+from flusher.report.launch import launch_problem
 from flusher.schedule.method import Plan
 from flusher.schedule.planner import look
 from flusher.text import error_words, moment
@@ -47,6 +48,7 @@ class Status:
     shut: bool = False
     schedule: Plan = field(default_factory=Plan)
     last_losses: list[LossReason] = field(default_factory=list)
+    launch_problem: str | None = None
 
     @property
     def next_attempt(self) -> float | None:
@@ -75,6 +77,7 @@ class Status:
             "losses": None if self.problem else self.account.losses,
             "last_losses": [reason._asdict() for reason in self.last_losses],
             "destination": self.destination,
+            "launch_problem": self.launch_problem,
             "schedule": self.schedule.as_json(),
             "problem": self.problem,
         }
@@ -112,6 +115,7 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
         shut=shut,
         schedule=look(app, paths),
         last_losses=loss_reasons.read(paths),
+        launch_problem=launch_problem(paths, now),
     )
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from flusher.schedule.timetable import Entry, Timetable
 from spool.consent import HomeState, home_state
 from spool.errors import ConfigurationError
+from spool.launch.program import read_words
 
 __all__ = [
     "Installed",
@@ -128,11 +129,13 @@ def next_by_clock(timetable: Timetable | None) -> datetime | None:
 
 def stale(command: Sequence[str], *, home_too: bool = True) -> str | None:
     """Say what is missing of what the command line of a schedule names; None if nothing is."""
-    if not command:
+    try:
+        program, arguments = read_words(command)
+    except ValueError:
         return "its command line doesn't read"
-    if not os.access(command[0], os.X_OK):
-        return f"its interpreter {command[0]} is gone"
-    home = command[command.index("--home") + 1 :][:1] if "--home" in command else []
+    if not os.access(program, os.X_OK):
+        return f"its program {program} is gone"
+    home = arguments[arguments.index("--home") + 1 :][:1] if "--home" in arguments else []
     if home_too and home and not os.path.isdir(home[0]):
         return f"its home {home[0]} is gone"
     return None

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from flusher.context import NO_HOME
@@ -19,12 +18,13 @@ from flusher.schedule.launchd import Launchd
 from flusher.schedule.method import Installed, Method, Plan
 from flusher.schedule.systemd import Systemd
 from flusher.schedule.timetable import Entry, Timetable, check_words, entry_name, parse_every
+from flusher.text import printable
 from spool.consent import read_stored
 from spool.errors import ConfigurationError
 from spool.home import Paths, resolve_home
-from spool.launch.start import command
+from spool.launch.program import flusher_program
 
-__all__ = ["install", "look", "look_at_all", "remove", "tool"]
+__all__ = ["does_not_start", "install", "look", "look_at_all", "remove", "tool"]
 
 _METHODS = ("launchd", "systemd", "cron")
 _DEFAULT_EVERY = "15m"
@@ -84,7 +84,9 @@ def install(app: str, paths: Paths, every: str | None = None, method: str | None
     entry = Entry(entry_name(app, paths.home), app, _command(app, paths), Timetable.spread(asked_min, _seed(paths)))
     if before and before[0].does(entry):
         return Change("unchanged", Plan(before))
-    _check_command(entry.command)
+    reason = does_not_start()
+    if reason is not None:
+        raise ConfigurationError(f"{reason}: install ktx-spool for this Python; nothing was changed")
     chosen.install(entry)
     return Change("installed", look(app, paths))
 
@@ -144,33 +146,32 @@ def _seed(paths: Paths) -> str:
 
 
 def _command(app: str, paths: Paths) -> tuple[str, ...]:
-    """Give the command line: this interpreter, and the home by name, for cron has no KTX_HOME."""
-    if getattr(sys, "frozen", False) or not sys.executable:
-        raise ConfigurationError("this program brings its own Python, which can't run the flusher: schedule ktx-flush")
-    words = (*command(app, paths), "run", "--quiet", "--spread", _SPREAD_S)
+    """Give the command line: the program that runs now, and the home by name, for cron has no KTX_HOME."""
+    arguments = ["--app", app, "--home", str(paths.home), "run", "--quiet", "--spread", _SPREAD_S]
+    words = tuple(flusher_program(arguments).as_words())
     check_words(words)
     return words
 
 
-def _check_command(words: Sequence[str]) -> None:
-    """Check that the command runs with nothing but the environment that cron gives it."""
+def does_not_start() -> str | None:
+    """Say why the flusher does not start with nothing but the environment that cron gives it; None if it does."""
+    try:
+        words = flusher_program(["--version"]).as_words()
+    except ConfigurationError as error:
+        return str(error)
     bare = {name: os.environ[name] for name in ("HOME", "SYSTEMROOT") if name in os.environ}
     try:
         done = subprocess.run(  # noqa: S603 - our own command line
-            [*words[: words.index("flusher") + 1], "--version"],
-            env={**bare, "PATH": os.defpath},
-            cwd=os.sep,
-            capture_output=True,
-            timeout=60,
-            check=False,
+            words, env={**bare, "PATH": os.defpath}, cwd=os.sep, capture_output=True, timeout=60, check=False
         )
-        works = done.returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        works = False
-    if not works:
-        raise ConfigurationError(
-            f"{words[0]} does not find the flusher by itself: install ktx-spool for this Python; nothing was changed"
-        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{words[0]} does not run ({type(error).__name__})"
+    return None if done.returncode == 0 else f"{words[0]} does not find the flusher ({_last_line(done.stderr)})"
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    return printable(lines[-1]) if lines else "no word of why"
 
 
 def _listed(found: Iterable[Installed]) -> str:

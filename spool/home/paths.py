@@ -120,6 +120,11 @@ class Paths:
         return self.spool / "launched"
 
     @cached_property
+    def launch_errors(self) -> Path:
+        """What a flusher that a host started said before it was at work, or why none could be started."""
+        return self.spool / "launch.err"
+
+    @cached_property
     def quarantine(self) -> Path:
         """Damaged queues and refused files, whole."""
         return self.spool / "quarantine"

@@ -1,9 +1,12 @@
-"""Is a flush due? Then start `python -m flusher`, detached. Never imports it.
+"""Is a flush due? Then start a flusher, detached. Never imports it.
 
 A host asks twice: at its first event (something may wait from before) and at its end. Asking costs a few looks at
 files, and opens no database. A launch is claimed under `flush.lock`: of many hosts at once, one starts a flusher, and
 no other does within `LAUNCH_PAUSE_S`. After a success none is started within `interval_s`, after a failure none before
 the stored next attempt.
+
+What a flusher says before it is at work goes to `launch.err`, which it removes then: what stays there is the reason of
+a launch that came to nothing.
 """
 
 from __future__ import annotations
@@ -14,20 +17,22 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from spool.home import Paths, Quarantine, is_for_tests, open_own, read_state, streams_kept_free
+from spool.errors import LockBusyError, SpoolError
+from spool.home import Paths, Quarantine, is_for_tests, open_own, read_state, streams_kept_free, write_state
 from spool.settings import GUARD, env_prefix, is_set
 
 if TYPE_CHECKING:
     import subprocess
 
+    from spool.launch.program import Program
+
 __all__ = [
+    "LAUNCH_PAUSE_S",
     "child_environment",
-    "command",
     "has_drained",
     "is_due",
     "is_over",
@@ -46,14 +51,19 @@ _LONGEST_WAIT_S = 27 * 3600.0
 # it, and no zombie is left. A shell takes 1 to 2 ms for that, an interpreter some 20, and forking twice would copy a
 # host with threads or a large memory. The flusher starts a moment later and with low priority: the host may be about
 # to end, and a person waits for that.
-_DETACH = '{ sleep 0.2; command -v nice >/dev/null && exec nice -n 10 "$@"; exec "$@"; } &'
+# Its own programs are looked up where the system has them, never in a folder of the host's PATH.
+_DETACH = (
+    "PATH=/usr/bin:/bin:/run/current-system/sw/bin;"
+    ' { sleep 0.2; command -v nice >/dev/null && exec nice -n 10 "$@"; exec "$@"; } &'
+)
 _SHELL = ("/bin/sh", "-c", _DETACH, "sh")
 _REAP_PAUSE_S = 0.0003
 # Nobody notices that a flush has ended so much later.
 _POLL_S = 0.005
 # Children that took longer than a flush waits.
 _left: list[int] = []
-# What a flusher needs of a host's environment; the rest (PYTHON*, POSTHOG_*, LD_*) could redirect it.
+# What a flusher needs of a host's environment. The rest could redirect it (PYTHON*, POSTHOG_*, LD_*), or is the host's
+# own, as what PyInstaller sets for its child processes.
 _KEPT = {
     "HOME", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SYSTEMROOT", "USERPROFILE", "APPDATA", "TEMP",
     "DO_NOT_TRACK", "CI", "NO_PROXY", "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY",
@@ -113,16 +123,53 @@ def launch_if_due(app: str, paths: Paths, interval_s: float, reap_s: float) -> i
     Gives the child, for the caller to reap later, if it has not ended within `reap_s`.
     """
     _reap_left()
-    if _is_kept_from(paths) or getattr(sys, "frozen", False) or not sys.executable:
+    if _is_kept_from(paths):
         return None
     try:
         if not is_due(paths, time.time(), interval_s) or not _claim(paths, interval_s):
             return None
-        return _spawn(
-            [*command(app, paths), "run", "--quiet", "--detached"], child_environment(app, os.environ), reap_s
-        )
-    except Exception:  # noqa: BLE001 - the machine refuses, or the queue's lock can't be loaded: the host goes on
+        program = _program(app, paths, "run", "--quiet", "--detached")
+        return _spawn(program.words, _environment(app, program), paths, reap_s)
+    except Exception as error:  # noqa: BLE001 - the machine refuses, or the queue's lock can't be loaded: the host goes on
+        _leave_reason(paths, error)
         return None  # the next start tries again
+
+
+def _program(app: str, paths: Paths, *arguments: str) -> Program:
+    from spool.launch.program import flusher_program  # noqa: PLC0415 - when a flusher is started
+
+    return flusher_program(["--app", app, "--home", str(paths.home), *arguments])
+
+
+def _environment(app: str, program: Program) -> dict[str, str]:
+    return {**child_environment(app, os.environ), **program.variables}
+
+
+def _leave_reason(paths: Paths, error: Exception) -> None:
+    """Say why no flusher could be started, for `status` and `doctor`."""
+    if isinstance(error, LockBusyError):
+        return  # one is at work
+    reason = str(error) if isinstance(error, SpoolError) else f"{type(error).__name__}: {error}"
+    with suppress(OSError, SpoolError):
+        write_state(paths, paths.launch_errors, reason.encode("utf-8", "backslashreplace") + b"\n")
+
+
+@contextmanager
+def _errors(paths: Paths) -> Iterator[int]:
+    """Give an empty `launch.err` for a block, as a descriptor that no child inherits by itself.
+
+    Where it can't be written (the disk is full) it is the null device: delivery is what makes room.
+    """
+    with streams_kept_free():
+        try:
+            Quarantine(paths).clear(paths.launch_errors, "file")
+            number = open_own(paths.launch_errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        except (OSError, SpoolError):
+            number = os.open(os.devnull, os.O_WRONLY)
+        try:
+            yield number
+        finally:
+            os.close(number)
 
 
 def _is_kept_from(paths: Paths) -> bool:
@@ -145,31 +192,33 @@ def _claim(paths: Paths, interval_s: float) -> bool:
         return True
 
 
-def command(app: str, paths: Paths) -> list[str]:
-    """Give the command line of a flusher: safe path, so that nothing in a working folder is imported."""
-    return [sys.executable, "-P", "-m", "flusher", "--app", app, "--home", str(paths.home)]
-
-
 def child_environment(app: str, env: Mapping[str, str]) -> dict[str, str]:
-    """Give the part of the host's environment that a flusher gets, and the folder of this package."""
+    """Give the part of the host's environment that a flusher gets."""
     prefix = env_prefix(app)
     kept = {name: value for name, value in env.items() if name in _KEPT or name.startswith(prefix + "TELEMETRY_")}
-    return {**kept, GUARD: "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    return {**kept, GUARD: "1"}
 
 
-def run(app: str, paths: Paths) -> subprocess.Popen[bytes] | None:
-    """Start one pass in a child process; None where nothing here may. Raises what the start may raise."""
+def run(app: str, paths: Paths, wait_s: float) -> subprocess.Popen[bytes] | None:
+    """Start one pass in a child process, which waits so long for a flusher at work; None where nothing here may.
+
+    Raises what the start may raise.
+    """
     if _is_kept_from(paths):
         return None
     import subprocess  # noqa: PLC0415 - some milliseconds, for hosts that wait
 
     _reap_left()
-    arguments = [*command(app, paths), "run", "--json", "--force"]
-    with streams_kept_free():  # the pipe stays open for a while
-        return subprocess.Popen(  # noqa: S603 - our own command line
-            arguments, env=child_environment(app, os.environ), cwd=paths.spool, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    try:
+        program = _program(app, paths, "run", "--json", "--force", "--wait", f"{wait_s:.3f}")
+        with _errors(paths) as errors, streams_kept_free():  # the pipe stays open for a while
+            return subprocess.Popen(  # noqa: S603 - our own command line
+                program.words, env=_environment(app, program), cwd=paths.spool, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+    except Exception as error:
+        _leave_reason(paths, error)
+        raise
 
 
 def has_drained(child: subprocess.Popen[bytes] | None, timeout_s: float) -> bool:
@@ -223,23 +272,25 @@ def _reap_left() -> None:
     _left[:] = [child for child in _left if not reaped(child)]
 
 
-def _spawn(arguments: list[str], env: dict[str, str], reap_s: float) -> int | None:
+def _spawn(arguments: list[str], env: dict[str, str], paths: Paths, reap_s: float) -> int | None:
     """Start a process in its own session, without our streams and descriptors. Gives a child to be reaped, if any."""
-    if sys.platform == "win32":
-        _spawn_without_posix(arguments, env)
-        return None
-    try:
-        child = _posix_spawn([*_SHELL, *arguments], env)
-    except OSError:  # a container without a shell: the flusher is our own child
-        child = _posix_spawn(arguments, env)
+    with _errors(paths) as errors:
+        if sys.platform == "win32":
+            _spawn_without_posix(arguments, env, errors)
+            return None
+        try:
+            child = _posix_spawn([*_SHELL, *arguments], env, errors)
+        except OSError:  # a container without a shell: the flusher is our own child
+            child = _posix_spawn(arguments, env, errors)
     return None if reaped(child, reap_s) else child
 
 
-def _posix_spawn(arguments: list[str], env: dict[str, str]) -> int:
+def _posix_spawn(arguments: list[str], env: dict[str, str], errors: int) -> int:
     if sys.platform == "win32":  # its caller knows
         raise OSError("there is no posix_spawn on Windows")
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)),
+        *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)),
+        (os.POSIX_SPAWN_DUP2, errors, 2),
         *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable()),
     ]
     # Held back in this process while the event is put on disk; the flusher gets the default actions.
@@ -276,13 +327,13 @@ def reaped(child: int, wait_s: float = 0.0) -> bool:
     return False
 
 
-def _spawn_without_posix(arguments: list[str], env: dict[str, str]) -> None:
+def _spawn_without_posix(arguments: list[str], env: dict[str, str], errors: int) -> None:
     """Start it on Windows, where nobody waits for any child."""
     import subprocess  # noqa: PLC0415 - Windows only
 
     flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     child = subprocess.Popen(  # noqa: S603 - our own command line
         arguments, env=env, close_fds=True, creationflags=flags, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=errors,
     )  # fmt: skip
     _let_go(child)

@@ -129,7 +129,7 @@ def test_no_flusher_is_started_for_the_home_of_a_test_that_is_over():
     for home in ended:
         assert start.launch_if_due("mycli", Paths(home), 0.0, 5.0) is None
         assert not (home / "spool" / "launched").exists()
-        assert start.run("mycli", Paths(home)) is None
+        assert start.run("mycli", Paths(home), 30.0) is None
     assert telemetry.paths.home == Path(os.environ["HOME"], ".mycli")
 """
 

@@ -294,7 +294,7 @@ def test_a_stale_schedule_is_named(home: Path, tmp_path: Path, server: LocalPost
     code, found = findings(home, wrapper=crontabs.command())
     stale = [one for one in found if one["name"] == "schedule" and "stale" in one["what"]]
     assert (code, [one["state"] for one in stale]) == (2, ["fail", "warn"])
-    assert f"interpreter {gone} is gone" in stale[0]["what"]
+    assert f"program {gone} is gone" in stale[0]["what"]
     assert "schedule install" in stale[0]["mend"]
     assert f"home {tmp_path}/old is gone" in stale[1]["what"]
     assert "line 2 of crontab -l" in stale[1]["mend"]

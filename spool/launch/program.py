@@ -1,0 +1,133 @@
+"""How a flusher is started from this process: the one place that decides, for `auto`, `flush()` and `schedule`.
+
+| this process is | a flusher is |
+|---|---|
+| Python, however it finds its modules | the same interpreter, isolated: no variable and no folder of a person's work |
+| a frozen app, as PyInstaller and cx_Freeze make it | the app itself, with a mark in its environment (`mark`) |
+| Python in another program | the interpreter that this Python came with, if there is one |
+
+An isolated interpreter has the standard library and its own site-packages. Where that is not enough (pex, zipapp, a
+layer on PYTHONPATH, an editable install) this process's search path is appended: what stands there shadows no module of
+the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import site
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from spool.errors import ConfigurationError
+from spool.settings import MARK
+
+__all__ = ["Program", "flusher_program", "read_words"]
+
+# What a flusher imports first: where these are, their own libraries are.
+_NEEDED = ("flusher", "posthog", "requests", "typer", "diskcache", "filelock", "msgspec")
+# Short and without a character that cron, systemd or a shell cares about. The search path is its first argument.
+_APPENDED = "import os, sys; sys.path += sys.argv.pop(1).split(os.pathsep); from flusher.__main__ import main; main()"
+_INTERPRETER = re.compile(r"(python|pypy|graalpy)[\d.]*\w*(\.exe)?", re.IGNORECASE)
+
+
+class Program(NamedTuple):
+    """A command line that starts with an absolute path, and the variables that belong to it."""
+
+    words: list[str]
+    variables: Mapping[str, str]
+
+    def as_words(self) -> list[str]:
+        """Give it as words alone, for cron and its like."""
+        settings = [f"{name}={value}" for name, value in self.variables.items()]
+        return ["/usr/bin/env", *settings, *self.words] if settings else self.words
+
+
+def flusher_program(arguments: Sequence[str]) -> Program:
+    """Give what runs `ktx-flush` with these arguments here; ConfigurationError says why nothing can, and what to do.
+
+    Imports nothing of the flusher: it looks where its modules are.
+    """
+    frozen = bool(getattr(sys, "frozen", False))
+    program = sys.executable if frozen else _interpreter()
+    if not program:
+        raise ConfigurationError(
+            "this program has Python inside it and no interpreter beside it: have ktx-flush run by cron"
+        )
+    missing, folders = _look()
+    if missing and frozen:
+        raise ConfigurationError(
+            f"this program was built without {missing[0]}: build it with all of spool and flusher, or have ktx-flush"
+            " run by cron"
+        )
+    if missing:
+        raise ConfigurationError(f"{missing[0]} is not installed where this program runs: install ktx-spool there")
+    if frozen:
+        return Program([program], {MARK: shlex.join(arguments)})
+    if folders <= _isolated():
+        return Program([program, "-I", "-m", "flusher", *arguments], {})
+    return Program([program, "-I", "-c", _APPENDED, os.pathsep.join(_search_path(folders)), *arguments], {})
+
+
+def read_words(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Give the program and the arguments of `ktx-flush` in what `as_words` gave; ValueError if it is no such thing."""
+    if len(words) < 2:  # noqa: PLR2004 - a program and an argument
+        raise ValueError("no command line")
+    if words[1].startswith(f"{MARK}="):
+        return words[-1], shlex.split(words[1].partition("=")[2])
+    return words[0], list(words[1:])
+
+
+def _interpreter() -> str | None:
+    """Give this process's interpreter; in another program with Python inside, the one that this Python came with."""
+    named = sys.executable
+    if named and os.path.isabs(named) and _INTERPRETER.fullmatch(os.path.basename(named)):
+        return named
+    name = "python.exe" if sys.platform == "win32" else f"bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    for prefix in (sys.prefix, sys.base_prefix):
+        found = os.path.join(prefix, name)
+        if os.access(found, os.X_OK):
+            return found
+    return None
+
+
+def _look() -> tuple[list[str], set[str]]:
+    """Say which modules are missing, and in which folders or archives the others are. Nothing is imported."""
+    missing: list[str] = []
+    folders: set[str] = set()
+    for name in _NEEDED:
+        try:
+            spec = find_spec(name)
+        except (ImportError, ValueError):  # ValueError: somebody put a module there that has none
+            spec = None
+        if spec is None or spec.origin is None:
+            missing.append(name)
+        else:
+            is_package = spec.submodule_search_locations is not None
+            folders.add(os.path.dirname(os.path.dirname(spec.origin) if is_package else spec.origin))
+    return missing, folders
+
+
+def _isolated() -> set[str]:
+    """Give the folders of modules that an isolated interpreter has by itself, as far as it is sure to have them."""
+    library = os.path.dirname(os.__file__)
+    return {library, os.path.join(library, "lib-dynload"), *site.getsitepackages()}
+
+
+def _search_path(needed: Iterable[str]) -> list[str]:
+    """Give this process's search path, without what is there anyway, and without folders of a person's work.
+
+    Those are the working folder and the script's own. Where the modules themselves are in one of them, it stays.
+    """
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    left_out = _isolated()
+    left_out |= {os.path.dirname(os.path.abspath(main))} if main else set()
+    with suppress(OSError):  # it was deleted
+        left_out.add(os.getcwd())
+    left_out -= set(needed)
+    path = [entry for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)]
+    return [entry for entry in dict.fromkeys(path) if entry not in left_out and os.path.exists(entry)]
