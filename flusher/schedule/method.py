@@ -130,11 +130,14 @@ def next_by_clock(timetable: Timetable | None) -> datetime | None:
 def stale(command: Sequence[str], *, home_too: bool = True) -> str | None:
     """Say what is missing of what the command line of a schedule names; None if nothing is."""
     try:
-        program, arguments = read_words(command)
+        program, folders, arguments = read_words(command)
     except ValueError:
         return "its command line doesn't read"
     if not os.access(program, os.X_OK):
         return f"its program {program} is gone"
+    for folder in folders:
+        if not os.path.exists(folder):
+            return f"its modules in {folder} are gone"
     home = arguments[arguments.index("--home") + 1 :][:1] if "--home" in arguments else []
     if home_too and home and not os.path.isdir(home[0]):
         return f"its home {home[0]} is gone"

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from spool.errors import ConfigurationError
 from spool.settings import MARK
 
-__all__ = ["Program", "flusher_program", "read_words"]
+__all__ = ["Program", "Written", "flusher_program", "read_words"]
 
 # What a flusher imports first: where these are, their own libraries are.
 _NEEDED = ("flusher", "posthog", "requests", "typer", "diskcache", "filelock", "msgspec")
@@ -73,13 +73,24 @@ def flusher_program(arguments: Sequence[str]) -> Program:
     return Program([program, "-I", "-c", _APPENDED, os.pathsep.join(_search_path(folders)), *arguments], {})
 
 
-def read_words(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Give the program and the arguments of `ktx-flush` in what `as_words` gave; ValueError if it is no such thing."""
-    if len(words) < 2:  # noqa: PLR2004 - a program and an argument
-        raise ValueError("no command line")
-    if words[1].startswith(f"{MARK}="):
-        return words[-1], shlex.split(words[1].partition("=")[2])
-    return words[0], list(words[1:])
+class Written(NamedTuple):
+    """What `as_words` gave, read back: the program, the folders of its modules that it names, and the arguments."""
+
+    program: str
+    folders: list[str]
+    arguments: list[str]
+
+
+def read_words(words: Sequence[str]) -> Written:
+    """Read a command line of ours, as somebody may have changed it; ValueError if it is none."""
+    match list(words):
+        case ["/usr/bin/env", marked, program] if marked.startswith(f"{MARK}="):
+            return Written(program, [], shlex.split(marked.partition("=")[2]))
+        case [program, "-I", "-c", _, folders, *arguments]:
+            return Written(program, folders.split(os.pathsep), arguments)
+        case [program, _, *_]:
+            return Written(program, [], list(words[1:]))
+    raise ValueError("no command line of ours")
 
 
 def _interpreter() -> str | None:

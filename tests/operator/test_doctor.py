@@ -35,7 +35,7 @@ def test_where_all_is_well_doctor_says_so_and_changes_nothing(home: Path, server
     assert code == 0
     assert {name for name, one in found.items() if one["state"] != "ok"} == set()
     names = ["telemetry", "key", "host", "server", "clock", "home", "file system", "files", "sqlite", "locks", "canary"]
-    assert [*found] == [*names, "queue", "schedule", "flusher"]
+    assert [*found] == [*names, "queue", "launch", "schedule", "flusher"]
     assert all(one["mend"] is None for one in found.values())
     assert tree(home) == before
     (request,) = server.requests

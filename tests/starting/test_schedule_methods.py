@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from flusher.schedule.method import stale
 from flusher.schedule.timetable import entry_name
+from spool.launch.program import read_words
 from tests.support.crontabs import NEEDS_CRON, Crontabs, programs, said
-from tests.support.processes import flush_json
+from tests.support.processes import ROOT, flush_json
 
 
 def schedule(home: Path, *arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -187,14 +189,22 @@ def test_two_methods_at_once_are_named_and_removed_together(home: Path, tmp_path
     assert "nothing is scheduled" in said(run("show"))
 
 
-def test_a_python_that_does_not_find_the_flusher_is_not_scheduled(home: Path, tmp_path: Path) -> None:
-    """A checkout run by PYTHONPATH would never run from cron: said at once, not every 15 minutes in a mail."""
+def test_a_python_that_finds_the_flusher_by_a_variable_alone_is_scheduled_with_its_folders(
+    home: Path, tmp_path: Path
+) -> None:
+    """Cron has no PYTHONPATH: the command line names the folders; when one is gone, that is told."""
     env = stand_in(tmp_path / "bin", "systemctl", _SYSTEMCTL)
-    python = getattr(sys, "_base_executable", sys.executable)
     packages = next(path for path in sys.path if path.endswith("site-packages"))
-    done = subprocess.run(
-        [python, "-m", "flusher", "--home", str(home), "schedule", "install"],
-        env={**env, "PYTHONPATH": f"{env['PYTHONPATH']}:{packages}"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "does not find the flusher by itself" in said(done, 2)
-    assert not (tmp_path / "bin" / "config").exists()
+    layer = tmp_path / "layer"
+    layer.symlink_to(packages)
+    python = Path(sys.executable).resolve()
+    env = {**env, "PYTHONPATH": f"{ROOT}:{layer}"}
+    tool = [python, "-m", "flusher", "--home", home, "schedule"]
+    done = subprocess.run([*tool, "install", "--json"], env=env, capture_output=True, text=True, check=False)
+    (one,) = json.loads(said(done, 0))["installed"]
+    assert str(layer) in read_words(one["command"]).folders
+    bare = subprocess.run([*one["command"], "--json"], env={}, cwd="/", capture_output=True, text=True, check=False)
+    assert (bare.returncode, json.loads(bare.stdout)["result"]) == (0, "nothing to do"), bare.stderr
+    assert stale(one["command"], home_too=False) is None
+    layer.unlink()
+    assert stale(one["command"], home_too=False) == f"its modules in {layer} are gone"

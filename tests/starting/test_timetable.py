@@ -60,7 +60,7 @@ ODD = {
 
 def entry(python: str, home: str, every_min: int = 15, seed: str = "an install id") -> Entry:
     """Give what would be installed there."""
-    command = (python, "-P", "-m", "flusher", "--app", "ktx", "--home", home, "run", "--quiet")
+    command = (python, "-I", "-m", "flusher", "--app", "ktx", "--home", home, "run", "--quiet")
     return Entry(entry_name("ktx", Path(home)), "ktx", command, Timetable.spread(every_min, seed))
 
 
