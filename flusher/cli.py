@@ -148,7 +148,15 @@ def _usage(error: Exception) -> int:
     words = getattr(error, "format_message", None)  # click's own errors, whichever click typer brings
     if words is None:
         return _fail(_INTERNAL, f"internal error ({type(error).__name__}: {error}); nothing is lost")
-    return _fail(_USAGE, f"{' '.join(words().split()).rstrip('.')} (see ktx-flush --help)")
+    said = " ".join(words().split()).rstrip(".")
+    for option in ("--app", "--home"):
+        if f"No such option: {option}" in said:
+            said = f"{option} belongs before the command: ktx-flush {option} ... {_command_named()}".rstrip()
+    return _fail(_USAGE, f"{said} (see ktx-flush --help)")
+
+
+def _command_named() -> str:
+    return next((word for word in sys.argv[1:] if word in _COMMANDS or word == "schedule"), "")
 
 
 def _fail(code: int, line: str) -> int:

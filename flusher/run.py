@@ -16,6 +16,7 @@ from flusher.context import REJECTED_REASON, Context, Result, RunReport, open_qu
 from flusher.delivery import backoff, expiry, state
 from flusher.delivery.expiry import FailedRun
 from flusher.delivery.gather import BATCH_BYTES
+from flusher.homes import is_install, similar
 from flusher.text import error_words, moment
 from flusher.tidy import tidy
 from spool.beside import loss_reasons
@@ -86,6 +87,8 @@ def _run_under(now: Consent, context: Context) -> None:
     report, paths = context.report, context.paths
     if not paths.spool.exists():
         _check_options(context)
+        if not is_install(paths.home):
+            report.reason = f"nothing was ever spooled in {paths.home}{similar(paths.home)}"
         return
     private_folder(paths.spool)
     context.quarantine.clear(paths.flush_lock, "file")

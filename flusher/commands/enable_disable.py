@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import typer
 # Loaded before root becomes the owner of a home, who may not be allowed to read this package.
 import spool.queue.recovery  # noqa: F401 - an opt-out replaces the queue
 from flusher.commands.shared import Quiet, complain, consent_of, identity_of, own_home
+from flusher.homes import is_install, similar
 from flusher.text import counted, error_words, printable
 from spool.beside.wipe import wipe
 from spool.consent import HomeState, decide_for_all, home_state
@@ -22,7 +21,6 @@ from spool.home import Paths
 
 __all__ = ["disable_command", "enable_command"]
 
-_MOST_NAMED = 3
 _LONGEST = 2_000
 
 
@@ -50,7 +48,7 @@ def disable_command(context: typer.Context, quiet: Quiet = False) -> None:
     _name, paths = context.obj
     if home_state(paths.home) is HomeState.FOREIGN:
         _become_owner(paths.home)
-    known = _is_install(paths.home)
+    known = is_install(paths.home)
     _decide(context, paths, enabled=False)
     home = printable(str(paths.home), _LONGEST)
     try:
@@ -62,7 +60,7 @@ def disable_command(context: typer.Context, quiet: Quiet = False) -> None:
     if gone.left:
         said = f"telemetry is off for {home}; the next run deletes what is left: {gone.left}"
     if not known:
-        said = f"telemetry is off for {home}, where no install was found{_similar(paths.home)}"
+        said = f"telemetry is off for {home}, where no install was found{similar(paths.home)}"
     if not quiet:
         typer.echo(said)
     elif not known:
@@ -78,30 +76,6 @@ def _decide(context: typer.Context, paths: Paths, *, enabled: bool) -> None:
         stays = "on" if identity.enabled else "off"
         complain(f"telemetry stays {stays} (decided by {identity.decided_by}): {error_words(error)}")
         raise typer.Exit(1) from error
-
-
-# -- homes with a similar name --------------------------------------------------------------------------------
-
-
-def _similar(home: Path) -> str:
-    """Name installs whose home is called much like this one, beside it and in the user's own folder."""
-    folders = {home.parent, Path(os.path.expanduser("~"))}
-    found = {folder / name for folder in folders for name in _names(folder) if _is_install(folder / name)} - {home}
-    names = {path.name.lstrip(".").lower() for path in found}
-    close = difflib.get_close_matches(home.name.lstrip(".").lower(), names, _MOST_NAMED)
-    named = sorted(str(path) for path in found if path.name.lstrip(".").lower() in close)
-    return f"; there is one in {printable(' and in '.join(named), _LONGEST)}" if named else ""
-
-
-def _names(folder: Path) -> Iterable[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return ()
-
-
-def _is_install(path: Path) -> bool:
-    return os.path.lexists(path / "telemetry.json") or os.path.isdir(path / "spool")
 
 
 # -- root in the home of a user -------------------------------------------------------------------------------

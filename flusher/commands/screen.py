@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,6 +23,7 @@ from rich.text import Text
 from flusher.commands.shared import person_reads
 from flusher.delivery.backoff import is_due
 from flusher.events import StoredEvent
+from flusher.homes import is_install, similar
 from flusher.report.status import Status
 from flusher.schedule.method import Plan
 from flusher.text import counted, printable
@@ -51,6 +53,7 @@ def print_status(status: Status) -> None:
     state = "[green]on[/]" if status.identity.enabled else "[yellow]off[/]"
     destination = _safe(str(status.destination.get("problem") or status.destination["host"]))
     rows = [
+        ("home", _safe(_home(status.home))),
         ("telemetry", f"{state} (decided by {_safe(status.identity.decided_by)})"),
         ("pending", _pending(status)),
         *_accounted(status),
@@ -72,6 +75,10 @@ def print_status(status: Status) -> None:
     for name, value in rows:
         table.add_row(f"[bold]{name}[/]", value)
     console.print(table, highlight=False)
+
+
+def _home(home: Path) -> str:
+    return str(home) if is_install(home) else f"{home} (nothing was ever spooled there{similar(home)})"
 
 
 def _accounted(status: Status) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
+from flusher.context import Result
 from flusher.delivery.state import FlushState
 from flusher.delivery.verdict import Action, Answer, judge, moment_of
 from flusher.doctor.finding import Finding
@@ -153,14 +154,14 @@ def clock(date: str | None, now: datetime) -> Finding | None:
     return Finding("clock", "fail", what, mend)
 
 
-def delivery(answer: Answer | None, now: datetime) -> Finding:
+def delivery(answer: Answer | None, now: datetime, tool: str) -> Finding:
     """Judge the answer to the canary that was sent."""
     if answer is None:
         return Finding("delivery", "fail", "the canary was not answered in time", "try again; events wait meanwhile")
     verdict = judge(answer, now)
     if verdict.action is Action.ACKNOWLEDGE:
         return Finding("delivery", "ok", "PostHog has acknowledged one spool_canary event")
-    mend = "mend what is said here, then run ktx-flush doctor --send again; events wait meanwhile"
+    mend = f"mend what is said here, then run {tool} doctor --send again; events wait meanwhile"
     return Finding("delivery", "fail", f"the canary was not taken: {verdict.reason}", mend)
 
 
@@ -218,6 +219,9 @@ def flusher(state: FlushState, waiting: int, oldest_age_s: float | None, now: fl
     last = f"; the last attempt: {state.last_result}, {state.reason}" if state.failures else ""
     what = f"{waiting:,} events wait; last success: {ago}{last}"
     overdue = (oldest_age_s or 0.0) > _DAY_S and (success is None or now - success > _DAY_S)
+    if not overdue and state.failures and waiting:
+        mend = f"mend what the last attempt said, then run {tool} run --force; events wait meanwhile"
+        return Finding("flusher", "fail" if state.last_result == Result.REFUSED.value else "warn", what, mend)
     if not overdue:
         return Finding("flusher", "ok", what)
     mend = f"run {tool} run --force and read what it says; to have it run by itself: {tool} schedule install"

@@ -165,7 +165,7 @@ class _Examination:
             answer = courier.send([canary]).wait(_ANSWER_S)
         finally:
             courier.close()
-        self.findings.append(checks.delivery(answer, datetime.now(UTC)))
+        self.findings.append(checks.delivery(answer, datetime.now(UTC), self.tool))
 
     # -- where events wait --------------------------------------------------------------------------------------
 

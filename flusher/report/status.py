@@ -36,6 +36,7 @@ class Status:
     fault, since telemetry is off there.
     """
 
+    home: Path
     identity: Identity
     account: Account
     aside: int
@@ -59,6 +60,7 @@ class Status:
     def as_json(self) -> dict[str, object]:
         """Give the status under the contract's names."""
         return {
+            "home": str(self.home),
             "telemetry": {"enabled": self.identity.enabled, "decided_by": self.identity.decided_by},
             "install_id": self.identity.install_id,
             "pending": None if self.problem else self.account.pending,
@@ -103,6 +105,7 @@ def collect(app: str, paths: Paths, env: Mapping[str, str]) -> Status:
     oldest, now = account.oldest_at, time.time()
     first = expiry.earliest(read_stored(paths.identity).created_at, now)
     return Status(
+        home=paths.home,
         identity=consent(app, paths, env).identity,
         account=account.with_aside(beside),
         aside=beside,

@@ -1,7 +1,8 @@
 """A program that was started with a mark in its environment is a flusher: its own work never begins.
 
 So a frozen app delivers, which brings its own Python and no `ktx-flush`. A person may set the mark as well, to use any
-command of `ktx-flush` by such an app: `KTX_SPOOL_RUN="status --json" ./app`.
+command of `ktx-flush` by such an app: `KTX_SPOOL_RUN="status --json" ./app`. Any other program starts the flusher that
+it would start by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from spool.launch.program import flusher_program
 from spool.settings import MARK
 
 __all__ = ["become_flusher"]
@@ -24,7 +26,11 @@ def become_flusher() -> NoReturn:
     """
     code: object = 1
     try:
-        sys.argv = ["ktx-flush", *shlex.split(os.environ.pop(MARK))]
+        arguments = shlex.split(os.environ.pop(MARK))
+        if not getattr(sys, "frozen", False) and sys.platform != "win32":
+            words = flusher_program(arguments).words
+            os.execv(words[0], words)  # noqa: S606 - an absolute path, arguments of our own
+        sys.argv = ["ktx-flush", *arguments]
         from flusher.__main__ import main  # noqa: PLC0415 - the delivery side, in its own process
 
         main()

@@ -199,8 +199,8 @@ def test_a_python_that_finds_the_flusher_by_a_variable_alone_is_scheduled_with_i
     layer.symlink_to(packages)
     python = Path(sys.executable).resolve()
     env = {**env, "PYTHONPATH": f"{ROOT}:{layer}"}
-    tool = [python, "-m", "flusher", "--home", home, "schedule"]
-    done = subprocess.run([*tool, "install", "--json"], env=env, capture_output=True, text=True, check=False)
+    tool = [str(python), "-m", "flusher", "--home", str(home), "schedule", "install", "--json"]
+    done = subprocess.run(tool, env=env, capture_output=True, text=True, check=False)
     (one,) = json.loads(said(done, 0))["installed"]
     assert str(layer) in read_words(one["command"]).folders
     bare = subprocess.run([*one["command"], "--json"], env={}, cwd="/", capture_output=True, text=True, check=False)
