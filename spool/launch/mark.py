@@ -7,6 +7,7 @@ it would start by itself.
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import sys
@@ -31,9 +32,7 @@ def become_flusher() -> NoReturn:
             words = flusher_program(arguments).words
             os.execv(words[0], words)  # noqa: S606 - an absolute path, arguments of our own
         sys.argv = ["ktx-flush", *arguments]
-        from flusher.__main__ import main  # noqa: PLC0415 - the delivery side, in its own process
-
-        main()
+        importlib.import_module("flusher.__main__").main()  # the delivery side: this process is its own from here on
     except SystemExit as end:
         code = end.code
     except BaseException as error:  # noqa: BLE001 - the process ends here, whatever it was

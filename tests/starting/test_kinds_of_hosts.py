@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -56,7 +57,7 @@ class Host:
         empty.mkdir(exist_ok=True)
         return subprocess.Popen(
             [*self.words, *arguments], cwd=empty, env={**self.env, **variables},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
 
     def run(self, *arguments: str, **variables: str) -> str:
@@ -114,7 +115,7 @@ def test_auto_and_flush_deliver_and_the_hosts_own_work_is_done_once(host: Host, 
     killed = host.start("--hang")
     assert killed.stdout is not None
     assert killed.stdout.readline() == "begun\n", killed.communicate()
-    killed.kill()
+    os.killpg(killed.pid, signal.SIGKILL)  # an app of one file has a second process
     killed.communicate()
     rested(host.home)
     host.run()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from spool.queue import FileLock
 from tests.support.processes import ROOT, SILENT
 
 __all__ = ["KINDS", "Kind", "fill"]
@@ -190,17 +191,24 @@ def _pipx(files: Path, target: Path) -> Kind:
     return Kind([target / "bin" / "demo-cli"], {})
 
 
+def _with_pyinstaller(files: Path) -> Path:
+    """Give an interpreter that has PyInstaller and the program; made once for both ways."""
+    folder = files / "with-pyinstaller"
+    with FileLock(files / "with-pyinstaller.lock").held(600.0):
+        if not folder.exists():
+            python = _environment(files, folder)
+            pip = (sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check")
+            _run(*pip, "install", "--constraint", ROOT / "constraints.txt", "pyinstaller")
+    return folder / "bin" / "python"
+
+
 def _pyinstaller(way: str) -> Callable[[Path, Path], Kind]:
     def build(files: Path, target: Path) -> Kind:
-        python = _environment(files, target / "environment")
-        pip = (sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check")
-        _run(*pip, "install", "--constraint", ROOT / "constraints.txt", "pyinstaller")
         _run(
-            python, "-m", "PyInstaller", way, "--noconfirm", "--log-level", "WARN", "--name", "demo",
+            _with_pyinstaller(files), "-m", "PyInstaller", way, "--noconfirm", "--log-level", "WARN", "--name", "demo",
             "--distpath", target / "dist", "--workpath", target / "work", "--specpath", target,
-            files / "demo" / "demo_cli.py", PYINSTALLER_CONFIG_DIR=str(target / "config"),
+            files / "demo" / "demo_cli.py", PYINSTALLER_CONFIG_DIR=str(files / "pyinstaller-cache"),
         )  # fmt: skip
-        shutil.rmtree(target / "environment")  # what it needs is in it
         built = target / "dist" / "demo"
         return Kind([built / "demo" if built.is_dir() else built], {})
 

@@ -146,7 +146,17 @@ class Place(NamedTuple):
     old: bool = False
 
 
-_STATES = ("flush.json", "launched", "launch.err", "emitted.json", "flush.log", "losses.log", "wiped", "reserve", "report.html")
+_STATES = (
+    "flush.json",
+    "launched",
+    "launch.err",
+    "emitted.json",
+    "flush.log",
+    "losses.log",
+    "wiped",
+    "reserve",
+    "report.html",
+)
 PLACES = [
     *(Place(f"{folder}/{UUID(int=7, version=4)}.json", "event") for folder in ("aside", "spans")),
     *(Place(f"{folder}/{'x' * 250}.json", "event") for folder in ("aside", "spans")),
