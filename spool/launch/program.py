@@ -20,6 +20,7 @@ import site
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -113,8 +114,8 @@ def _look() -> tuple[list[str], set[str]]:
     for name in _NEEDED:
         try:
             spec = find_spec(name)
-        except (ImportError, ValueError):  # ValueError: somebody put a module there that has none
-            spec = None
+        except (ImportError, ValueError):  # a module of somebody's own making is loaded under this name
+            spec = PathFinder.find_spec(name)
         if spec is None or spec.origin is None:
             missing.append(name)
         else:

@@ -118,6 +118,26 @@ def test_what_stands_in_the_place_of_the_reason_stops_no_launch(
     assert status(home)["launch_problem"] is None
 
 
+@pytest.mark.parametrize("executable", ["None", "''", "'/usr/bin/env'", "'python3'"])
+def test_python_inside_another_program_takes_the_interpreter_that_it_came_with(
+    executable: str, home: Path, server: LocalPostHog
+) -> None:
+    """What such programs say of themselves: nothing, or their own path. A module without a spec is in the way of none."""
+    code = f"import sys, types; sys.executable = {executable}; sys.modules['requests'] = types.ModuleType('requests')"
+    run_python(f"{code}{HOST}print(t.flush(20))", home, server.url)
+    wait_until(lambda: len(server.accepted) == 2)
+    assert status(home)["launch_problem"] is None
+
+
+def test_python_inside_another_program_without_an_interpreter_says_so(home: Path, server: LocalPostHog) -> None:
+    """Nothing is started, and no method raises; cron does it."""
+    code = "import sys; sys.executable = None; sys.prefix = sys.base_prefix = '/nowhere'"
+    done = run_python(f"{code}{HOST}print(t.flush(20))", home, server.url)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    assert "have ktx-flush run by cron" in told(home)
+    assert server.accepted == []
+
+
 def test_a_hosts_own_programs_are_not_called(home: Path, server: LocalPostHog, tmp_path: Path) -> None:
     """A PATH that begins with the working folder: programs called as those that a launch needs stay where they are."""
     for name in ("sleep", "nice", "sh", "python", "python3", "env"):

@@ -145,6 +145,12 @@ def _zipapp(files: Path, target: Path) -> Kind:
     return Kind([_python(), archive], {"PYTHONPATH": str(files / "layer")})
 
 
+def _zipapp_by_its_name(files: Path, target: Path) -> Kind:
+    """The same, run from its folder."""
+    kind = _zipapp(files, target)
+    return Kind(["/usr/bin/env", f"--chdir={target}", _python(), "demo.pyz"], kind.variables)
+
+
 # -- tools ----------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +227,7 @@ KINDS: dict[str, Callable[[Path, Path], Kind]] = {
     "python -I -m": _isolated_module,
     "layers on PYTHONPATH": _layers,
     "zipapp": _zipapp,
+    "zipapp, by its name": _zipapp_by_its_name,
     "pex": _pex,
     "shiv": _shiv,
     "uv tool": _uv,
