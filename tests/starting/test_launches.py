@@ -122,7 +122,7 @@ def test_what_stands_in_the_place_of_the_reason_stops_no_launch(
 def test_python_inside_another_program_takes_the_interpreter_that_it_came_with(
     executable: str, home: Path, server: LocalPostHog
 ) -> None:
-    """What such programs say of themselves: nothing, or their own path. A module without a spec is in the way of none."""
+    """What such programs say of themselves: nothing, or their own path. A module without a spec is in no way."""
     code = f"import sys, types; sys.executable = {executable}; sys.modules['requests'] = types.ModuleType('requests')"
     run_python(f"{code}{HOST}print(t.flush(20))", home, server.url)
     wait_until(lambda: len(server.accepted) == 2)
