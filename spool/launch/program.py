@@ -18,7 +18,7 @@ import re
 import shlex
 import site
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -33,6 +33,7 @@ __all__ = ["Program", "Written", "flusher_program", "read_words"]
 _NEEDED = ("flusher", "posthog", "requests", "typer", "diskcache", "filelock", "msgspec")
 # Short and without a character that cron, systemd or a shell cares about. The search path is its first argument.
 _APPENDED = "import os, sys; sys.path += sys.argv.pop(1).split(os.pathsep); from flusher.__main__ import main; main()"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _INTERPRETER = re.compile(r"(python|pypy|graalpy)[\d.]*\w*(\.exe)?", re.IGNORECASE)
 
 
@@ -71,7 +72,7 @@ def flusher_program(arguments: Sequence[str]) -> Program:
         return Program([program], {MARK: shlex.join(arguments)})
     if folders <= _isolated():
         return Program([program, "-I", "-m", "flusher", *arguments], {})
-    return Program([program, "-I", "-c", _APPENDED, os.pathsep.join(_search_path(folders)), *arguments], {})
+    return Program([program, "-I", "-c", _APPENDED, os.pathsep.join(_search_path()), *arguments], {})
 
 
 class Written(NamedTuple):
@@ -130,16 +131,17 @@ def _isolated() -> set[str]:
     return {library, os.path.join(library, "lib-dynload"), *site.getsitepackages()}
 
 
-def _search_path(needed: Iterable[str]) -> list[str]:
+def _search_path() -> list[str]:
     """Give this process's search path, without what is there anyway, and without folders of a person's work.
 
-    Those are the working folder and the script's own. Where the modules themselves are in one of them, it stays.
+    Those are the working folder and the script's own. Where this package itself is in one of them, it stays.
     """
-    main = getattr(sys.modules.get("__main__"), "__file__", None)
     left_out = _isolated()
-    left_out |= {os.path.dirname(os.path.abspath(main))} if main else set()
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    if main:
+        left_out.add(os.path.dirname(os.path.abspath(main)))
     with suppress(OSError):  # it was deleted
         left_out.add(os.getcwd())
-    left_out -= set(needed)
+    left_out.discard(os.path.dirname(_PACKAGE))
     path = [entry for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)]
     return [entry for entry in dict.fromkeys(path) if entry not in left_out and os.path.exists(entry)]

@@ -138,6 +138,20 @@ def test_python_inside_another_program_without_an_interpreter_says_so(home: Path
     assert server.accepted == []
 
 
+def test_what_stands_beside_the_script_decides_nothing(home: Path, server: LocalPostHog, tmp_path: Path) -> None:
+    """Files that are called as what a flusher loads: the host's own folder is in front of its search path."""
+    for name in ("flusher", "posthog", "requests", "typer", "queue"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w')")
+    script = tmp_path / "host.py"
+    script.write_text(HOST)
+    words = [sys.executable, str(script), str(home), server.url]
+    done = subprocess.run(words, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: len(server.accepted) == 2)
+    assert not (tmp_path / "taken").exists()
+    assert status(home)["launch_problem"] is None
+
+
 def test_a_hosts_own_programs_are_not_called(home: Path, server: LocalPostHog, tmp_path: Path) -> None:
     """A PATH that begins with the working folder: programs called as those that a launch needs stay where they are."""
     for name in ("sleep", "nice", "sh", "python", "python3", "env"):
