@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flusher.text import printable
 
-__all__ = ["is_install", "similar"]
+__all__ = ["is_install", "shown", "similar"]
 
 _MOST_NAMED = 3
 _LONGEST = 2_000
@@ -18,6 +18,12 @@ _LONGEST = 2_000
 def is_install(home: Path) -> bool:
     """Tell whether a host, or a person who decided, has been here."""
     return os.path.lexists(home / "telemetry.json") or os.path.isdir(home / "spool")
+
+
+def shown(home: Path) -> str:
+    """Give a home as a person writes it, with a ~ for the user's own folder."""
+    own = os.path.expanduser("~")
+    return f"~{os.sep}{home.relative_to(own)}" if os.path.isabs(own) and home.is_relative_to(own) else str(home)
 
 
 def similar(home: Path) -> str:

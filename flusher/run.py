@@ -16,7 +16,7 @@ from flusher.context import REJECTED_REASON, Context, Result, RunReport, open_qu
 from flusher.delivery import backoff, expiry, state
 from flusher.delivery.expiry import FailedRun
 from flusher.delivery.gather import BATCH_BYTES
-from flusher.homes import is_install, similar
+from flusher.homes import is_install, shown, similar
 from flusher.text import error_words, moment
 from flusher.tidy import tidy
 from spool.beside import loss_reasons
@@ -88,7 +88,7 @@ def _run_under(now: Consent, context: Context) -> None:
     if not paths.spool.exists():
         _check_options(context)
         if not is_install(paths.home):
-            report.reason = f"nothing was ever spooled in {paths.home}{similar(paths.home)}"
+            report.reason = f"nothing was ever spooled in {shown(paths.home)}{similar(paths.home)}"
         return
     private_folder(paths.spool)
     context.quarantine.clear(paths.flush_lock, "file")
@@ -101,8 +101,10 @@ def _run_under(now: Consent, context: Context) -> None:
     try:
         try:
             _pass(context, queue)
-        except ConfigurationError:  # what waits stays, and is told
-            report.remaining = queue.account().pending
+        except ConsentChangedError:
+            raise
+        except Exception as error:  # what waits stays, and is told
+            _tell_failure(context, queue, error)
             raise
         context.account = queue.account()
         report.remaining = context.account.pending
@@ -110,6 +112,21 @@ def _run_under(now: Consent, context: Context) -> None:
         queue.close()
         _keep_reserve(paths)
         lock.close()
+
+
+def _tell_failure(context: Context, queue: Queue, error: Exception) -> None:
+    """Leave word of a run that could not do its work, for the report, `status` and `doctor`."""
+    with suppress(SpoolError, OSError):
+        context.report.remaining = queue.account().pending
+    result = Result.MISCONFIGURED if isinstance(error, ConfigurationError) else Result.FAILED
+    _store_result(context, result, str(error) if isinstance(error, SpoolError) else f"{type(error).__name__}: {error}")
+
+
+def _store_result(context: Context, result: Result, reason: str) -> None:
+    with context.quarantine.going_on(context.paths.flush_state):
+        before = state.load(context.paths)
+        after = replace(before, last_attempt=context.clock(), last_result=result.value, reason=reason)
+        state.store(context.paths, after)
 
 
 def _had(lock: FileLock, context: Context) -> bool:
@@ -143,6 +160,7 @@ def _pass(context: Context, queue: Queue) -> None:
     if destination.project_key is None:
         report.result = Result.NO_KEY
         report.reason = "no project key: run the host CLI once, or give --key; the events are kept"
+        _store_result(context, report.result, report.reason)
         return
     if not context.options.force and not backoff.is_due(before.waiting, context.clock()):
         report.result, report.reason = Result.BACKING_OFF, before.reason

@@ -84,7 +84,7 @@ class Telemetry:
         flush_interval_s: float = 300.0,
         packages: Iterable[str] = (),
     ) -> None:
-        if MARK in os.environ:
+        if os.environ.get(MARK):
             from spool.launch.mark import become_flusher  # noqa: PLC0415 - in a frozen app, started to deliver
 
             become_flusher()
@@ -287,8 +287,11 @@ class Telemetry:
             paths = self._to_flush()
             if paths is None:
                 return False
+            if not os.path.isdir(paths.spool):
+                return True  # nothing was ever captured
             from spool.launch import start  # noqa: PLC0415 - for hosts that wait
 
+            timeout_s = start.bounded(timeout_s)
             child = start.run(self.app, paths, timeout_s)
         except (MemoryError, RecursionError):
             return False

@@ -23,7 +23,7 @@ from rich.text import Text
 from flusher.commands.shared import person_reads
 from flusher.delivery.backoff import is_due
 from flusher.events import StoredEvent
-from flusher.homes import is_install, similar
+from flusher.homes import is_install, shown, similar
 from flusher.report.status import Status
 from flusher.schedule.method import Plan
 from flusher.text import counted, printable
@@ -78,7 +78,7 @@ def print_status(status: Status) -> None:
 
 
 def _home(home: Path) -> str:
-    return str(home) if is_install(home) else f"{home} (nothing was ever spooled there{similar(home)})"
+    return shown(home) + ("" if is_install(home) else f" (nothing was ever spooled there{similar(home)})")
 
 
 def _accounted(status: Status) -> list[tuple[str, str]]:

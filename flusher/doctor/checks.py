@@ -200,6 +200,10 @@ def _stale(one: Installed, own: str, gone: str, tool: str) -> Finding:
     return Finding("schedule", "warn", f"one of another home is stale, by {one.method}: {gone}", mend)
 
 
+# How a run ends that a person has to mend something for.
+_FAULTS = {one.value for one in (Result.REFUSED, Result.FAILED, Result.MISCONFIGURED, Result.NO_KEY)}
+
+
 def launch(problem: str | None, here: str | None) -> Finding:
     """Say whether a flusher starts by itself: what the last host met, and whether it does in this installation."""
     if problem is not None:
@@ -216,12 +220,13 @@ def flusher(state: FlushState, waiting: int, oldest_age_s: float | None, now: fl
     if success is not None and success > now:
         success = None  # a clock that was ahead: nothing is known of it
     ago = "never" if success is None else f"{(now - success) / 3600:.1f} h ago"
-    last = f"; the last attempt: {state.last_result}, {state.reason}" if state.failures else ""
+    failed = state.failures or state.last_result in _FAULTS
+    last = f"; the last attempt: {state.last_result}, {state.reason}" if failed else ""
     what = f"{waiting:,} events wait; last success: {ago}{last}"
     overdue = (oldest_age_s or 0.0) > _DAY_S and (success is None or now - success > _DAY_S)
-    if not overdue and state.failures and waiting:
+    if not overdue and waiting and (state.failures or state.last_result in _FAULTS):
         mend = f"mend what the last attempt said, then run {tool} run --force; events wait meanwhile"
-        return Finding("flusher", "fail" if state.last_result == Result.REFUSED.value else "warn", what, mend)
+        return Finding("flusher", "fail" if state.last_result in _FAULTS else "warn", what, mend)
     if not overdue:
         return Finding("flusher", "ok", what)
     mend = f"run {tool} run --force and read what it says; to have it run by itself: {tool} schedule install"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from flusher.text import moment
@@ -22,8 +23,8 @@ def launch_problem(paths: Paths, now: float) -> str | None:
     try:
         begun = os.lstat(paths.launch_errors).st_mtime
         lines = read_bounded(paths.launch_errors, _MOST_BYTES, follow=False).decode("utf-8", "replace").splitlines()
-    except OSError:
-        return None
+    except OSError as error:
+        return f"what it said is long, and stands in {paths.launch_errors}" if error.errno == errno.EFBIG else None
     said = [line.strip() for line in lines if line.strip()]
     if said:
         return said[-1]

@@ -60,7 +60,6 @@ class Status:
     def as_json(self) -> dict[str, object]:
         """Give the status under the contract's names."""
         return {
-            "home": str(self.home),
             "telemetry": {"enabled": self.identity.enabled, "decided_by": self.identity.decided_by},
             "install_id": self.identity.install_id,
             "pending": None if self.problem else self.account.pending,

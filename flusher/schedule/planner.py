@@ -166,12 +166,12 @@ def does_not_start() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{words[0]} does not run ({type(error).__name__})"
-    return None if done.returncode == 0 else f"{words[0]} does not find the flusher ({_last_line(done.stderr)})"
+    return None if done.stdout.startswith(b"ktx-flush ") else _not_found(words[0], done.stderr)
 
 
-def _last_line(text: bytes) -> str:
-    lines = text.decode("utf-8", "replace").strip().splitlines()
-    return printable(lines[-1]) if lines else "no word of why"
+def _not_found(program: str, said: bytes) -> str:
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return f"{program} does not find the flusher ({printable(lines[-1]) if lines else 'no word of why'})"
 
 
 def _listed(found: Iterable[Installed]) -> str:

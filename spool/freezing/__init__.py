@@ -1,6 +1,7 @@
 """The hook for PyInstaller, which finds it by its entry point: it packs the flusher and the libraries of that.
 
-`hook-spool.py` is read when a program that imports `spool` is built; `rthooks.dat` names what runs first in the app.
+What is in `hooks/` is no module: `hook-spool.py` is run when a program that imports `spool` is built, and `rthooks.dat`
+names what runs first in the app.
 """
 
 from __future__ import annotations
@@ -12,4 +13,4 @@ __all__ = ["hook_folders"]
 
 def hook_folders() -> list[str]:
     """Give the folders of hooks, as PyInstaller's entry point `hook-dirs` asks for them."""
-    return [os.path.dirname(__file__)]
+    return [os.path.join(os.path.dirname(__file__), "hooks")]

@@ -20,7 +20,7 @@ import site
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ _NEEDED = ("flusher", "posthog", "requests", "typer", "diskcache", "filelock", "
 # Short and without a character that cron, systemd or a shell cares about. The search path is its first argument.
 _APPENDED = "import os, sys; sys.path += sys.argv.pop(1).split(os.pathsep); from flusher.__main__ import main; main()"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_INTERPRETER = re.compile(r"(python|pypy|graalpy)[\d.]*\w*(\.exe)?", re.IGNORECASE)
+_INTERPRETER = re.compile(r"(python|pypy|graalpy)[\d.]*[dtw]{0,2}(\.exe)?", re.IGNORECASE)
 
 
 class Program(NamedTuple):
@@ -44,8 +44,12 @@ class Program(NamedTuple):
     variables: Mapping[str, str]
 
     def as_words(self) -> list[str]:
-        """Give it as words alone, for cron and its like."""
+        """Give it as words alone, for cron and its like; ConfigurationError where that can't be."""
         settings = [f"{name}={value}" for name, value in self.variables.items()]
+        if settings and "=" in self.words[0]:
+            raise ConfigurationError(
+                f"{self.words[0]} has a = in it, which env takes for a variable: use another place"
+            )
         return ["/usr/bin/env", *settings, *self.words] if settings else self.words
 
 
@@ -58,21 +62,21 @@ def flusher_program(arguments: Sequence[str]) -> Program:
     program = sys.executable if frozen else _interpreter()
     if not program:
         raise ConfigurationError(
-            "this program has Python inside it and no interpreter beside it: have ktx-flush run by cron"
+            "this program has Python inside it and no interpreter beside it: run ktx-flush by cron"
         )
-    missing, folders = _look()
+    path = _search_path()
+    missing, folders = _look([*sys.path] if frozen else [*_isolated(), *path])
     if missing and frozen:
         raise ConfigurationError(
-            f"this program was built without {missing[0]}: build it with all of spool and flusher, or have ktx-flush"
-            " run by cron"
+            f"this program was built without {missing[0]}: run ktx-flush by cron, or build it with spool and flusher"
         )
     if missing:
         raise ConfigurationError(f"{missing[0]} is not installed where this program runs: install ktx-spool there")
     if frozen:
         return Program([program], {MARK: shlex.join(arguments)})
-    if folders <= _isolated():
+    if folders <= set(_isolated()):
         return Program([program, "-I", "-m", "flusher", *arguments], {})
-    return Program([program, "-I", "-c", _APPENDED, os.pathsep.join(_search_path()), *arguments], {})
+    return Program([program, "-I", "-c", _APPENDED, os.pathsep.join(path), *arguments], {})
 
 
 class Written(NamedTuple):
@@ -96,27 +100,30 @@ def read_words(words: Sequence[str]) -> Written:
 
 
 def _interpreter() -> str | None:
-    """Give this process's interpreter; in another program with Python inside, the one that this Python came with."""
+    """Give this process's interpreter; in another program with Python inside, the one that this Python came with.
+
+    Such a program may be called as an interpreter is, and Python may have found its name on the PATH: it has to be
+    where this Python is, or there is no other.
+    """
     named = sys.executable
-    if named and os.path.isabs(named) and _INTERPRETER.fullmatch(os.path.basename(named)):
+    looks = bool(named) and os.path.isabs(named) and _INTERPRETER.fullmatch(os.path.basename(named)) is not None
+    places = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
+    if looks and any(os.path.realpath(found).startswith(tuple(places)) for found in (named, os.path.dirname(named))):
         return named
     name = "python.exe" if sys.platform == "win32" else f"bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     for prefix in (sys.prefix, sys.base_prefix):
         found = os.path.join(prefix, name)
         if os.access(found, os.X_OK):
             return found
-    return None
+    return named if looks else None
 
 
-def _look() -> tuple[list[str], set[str]]:
+def _look(path: Sequence[str]) -> tuple[list[str], set[str]]:
     """Say which modules are missing, and in which folders or archives the others are. Nothing is imported."""
     missing: list[str] = []
     folders: set[str] = set()
     for name in _NEEDED:
-        try:
-            spec = find_spec(name)
-        except (ImportError, ValueError):  # a module of somebody's own making is loaded under this name
-            spec = PathFinder.find_spec(name)
+        spec = PathFinder.find_spec(name, path) or _found_otherwise(name)
         if spec is None or spec.origin is None:
             missing.append(name)
         else:
@@ -125,23 +132,31 @@ def _look() -> tuple[list[str], set[str]]:
     return missing, folders
 
 
-def _isolated() -> set[str]:
+def _found_otherwise(name: str) -> ModuleSpec | None:
+    """Ask the finders of this process: a frozen app and some editable installs have their own."""
+    with suppress(Exception):  # they are not ours
+        return find_spec(name)
+    return None
+
+
+def _isolated() -> list[str]:
     """Give the folders of modules that an isolated interpreter has by itself, as far as it is sure to have them."""
     library = os.path.dirname(os.__file__)
-    return {library, os.path.join(library, "lib-dynload"), *site.getsitepackages()}
+    return [library, os.path.join(library, "lib-dynload"), *site.getsitepackages()]
 
 
 def _search_path() -> list[str]:
     """Give this process's search path, without what is there anyway, and without folders of a person's work.
 
-    Those are the working folder and the script's own. Where this package itself is in one of them, it stays.
+    Those are the working folder, of now and of the start, and the script's own. This package's own folder is in front,
+    whatever it is.
     """
-    left_out = _isolated()
+    left_out = {*_isolated(), os.environ.get("PWD")}
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if main:
         left_out.add(os.path.dirname(os.path.abspath(main)))
     with suppress(OSError):  # it was deleted
         left_out.add(os.getcwd())
-    left_out.discard(os.path.dirname(_PACKAGE))
-    path = [entry for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)]
-    return [entry for entry in dict.fromkeys(path) if entry not in left_out and os.path.exists(entry)]
+    own = os.path.dirname(_PACKAGE)
+    path = [entry for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry) and os.pathsep not in entry]
+    return [own, *(one for one in dict.fromkeys(path) if one not in left_out and one != own and os.path.exists(one))]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LAUNCH_PAUSE_S",
+    "bounded",
     "child_environment",
     "has_drained",
     "is_due",
@@ -60,15 +61,17 @@ _SHELL = ("/bin/sh", "-c", _DETACH, "sh")
 _REAP_PAUSE_S = 0.0003
 # Nobody notices that a flush has ended so much later.
 _POLL_S = 0.005
+_LONGEST_FLUSH_S = 24 * 3600.0
 # Children that took longer than a flush waits.
 _left: list[int] = []
 # What a flusher needs of a host's environment. The rest could redirect it (PYTHON*, POSTHOG_*, LD_*), or is the host's
 # own, as what PyInstaller sets for its child processes.
+_BUNDLES = {"REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"}  # a flusher has another working folder
 _KEPT = {
     "HOME", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SYSTEMROOT", "USERPROFILE", "APPDATA", "TEMP",
     "DO_NOT_TRACK", "CI", "NO_PROXY", "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY",
     "no_proxy", "all_proxy", "http_proxy", "https_proxy",
-    "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE",
+    *_BUNDLES,
 }  # fmt: skip
 
 
@@ -147,8 +150,8 @@ def _environment(app: str, program: Program) -> dict[str, str]:
 
 def _leave_reason(paths: Paths, error: Exception) -> None:
     """Say why no flusher could be started, for `status` and `doctor`."""
-    if isinstance(error, LockBusyError):
-        return  # one is at work
+    if isinstance(error, LockBusyError) or not os.path.isdir(paths.spool):
+        return  # one is at work, or the spool has gone
     reason = str(error) if isinstance(error, SpoolError) else f"{type(error).__name__}: {error}"
     with suppress(OSError, SpoolError):
         write_state(paths, paths.launch_errors, reason.encode("utf-8", "backslashreplace") + b"\n")
@@ -196,7 +199,15 @@ def child_environment(app: str, env: Mapping[str, str]) -> dict[str, str]:
     """Give the part of the host's environment that a flusher gets."""
     prefix = env_prefix(app)
     kept = {name: value for name, value in env.items() if name in _KEPT or name.startswith(prefix + "TELEMETRY_")}
+    with suppress(OSError):  # the working folder was deleted
+        kept.update({name: os.path.abspath(kept[name]) for name in _BUNDLES & kept.keys() if kept[name]})
     return {**kept, GUARD: "1"}
+
+
+def bounded(timeout_s: float) -> float:
+    """Give a time that can be waited for: what is less than nothing is nothing, and a day is the most."""
+    seconds = float(timeout_s)
+    return min(max(seconds, 0.0), _LONGEST_FLUSH_S) if seconds == seconds else 0.0  # noqa: PLR0124 - unless it is NaN
 
 
 def run(app: str, paths: Paths, wait_s: float) -> subprocess.Popen[bytes] | None:

@@ -28,7 +28,9 @@ def modules_loaded_late() -> list[str]:
     """Give our modules that `import spool` doesn't load yet: each is imported at some first use."""
     code = "import sys, spool, json\nprint(json.dumps([name for name in sys.modules if name.startswith('spool')]))"
     early = set(json.loads(run_python(code).stdout))
-    files = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "spool").rglob("*.py"))
+    files = (
+        path.relative_to(ROOT).with_suffix("") for path in (ROOT / "spool").rglob("*.py") if "hooks" not in path.parts
+    )
     every = {".".join(file.parts).removesuffix(".__init__") for file in files}
     return sorted(name for name in every - early if not name.startswith("spool.testing"))
 

@@ -84,7 +84,7 @@ def test_a_person_who_wants_the_first_line_gets_it(home: Path) -> None:
     for _ in range(500):
         assert telemetry.capture("scan_completed", {"text": "x" * 1_000})
     telemetry.close()
-    for words, first in (("list", '{"uuid"'), ("status", "telemetry"), ("--help", "")):
+    for words, first in (("list", '{"uuid"'), ("status", "home"), ("--help", "")):
         line = f'"{sys.executable}" -m flusher --home "{home}" {words} | head -1; echo "${{PIPESTATUS[0]}}"'
         done = subprocess.run(
             ["bash", "-c", line], env=environment(), capture_output=True, text=True, check=True, timeout=60

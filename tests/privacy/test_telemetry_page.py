@@ -102,6 +102,9 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_the_page_is_private_and_may_be_written_again",
         *PLACES,
     ),
+    "`~/.ktx/spool/launch.err`: why the last flusher did not come up, in Python's words; it holds no event.": (
+        "test_a_flusher_that_dies_before_its_first_line_leaves_the_reason",
+    ),
     "`~/.ktx/spool/queue.lock`, `flush.lock`, `launched`, `reserve`, `wiped`: locks, a time, empty space, a mark; no "
     "event.": PLACES,
     "Folders have the mode 0700, files 0600.": (

@@ -24,7 +24,9 @@ from tests.support.source_code import (
 
 PACKAGES = ("spool", "flusher")
 
-SOURCES = trees(*PACKAGES)
+# What PyInstaller runs while it builds a program, and first of all in that, is no module of ours.
+HOOKS = ROOT / "spool" / "freezing" / "hooks"
+SOURCES = {path: tree for path, tree in trees(*PACKAGES).items() if HOOKS not in path.parents}
 
 # Each third-party library, the modules that import it, and why, where it is more than one.
 IMPORTERS = {
@@ -73,6 +75,7 @@ CALLED_FROM_OUTSIDE = {
     "PRIVATE_NAMES",  # what is relied on of diskcache, read by its test
     "_make",  # by a named tuple's `_replace`
     "get_redirect_target",  # by requests, of our session
+    "hook_folders",  # by PyInstaller
     *("pytest_addoption", "pytest_configure", "pytest_testnodedown"),
     *("pytest_sessionfinish", "pytest_terminal_summary"),
 }
@@ -111,14 +114,17 @@ def test_spool_imports_nothing_that_delivers() -> None:
 
 
 def test_what_is_imported_by_a_name_in_a_variable_is_a_catalogue() -> None:
-    """The table could be got around with importlib: its one call loads the catalogue that a host's tests name."""
+    """The table could be got around with importlib: one call loads the catalogue that a host's tests name.
+
+    Another one loads the flusher that a frozen app becomes, in a process of its own.
+    """
     calls = {
         name_of(path)
         for path, tree in SOURCES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__"))
     }
-    assert calls == {"spool/testing/all_events.py"}
+    assert calls == {"spool/testing/all_events.py", "spool/launch/mark.py"}
 
 
 def test_no_circle_of_imports() -> None:

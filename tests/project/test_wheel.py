@@ -51,7 +51,7 @@ DATA = {
     "flusher/report/page.html",
     "spool/DESIGN.md",
     "spool/events.schema.json",
-    "spool/freezing/rthooks.dat",
+    "spool/freezing/hooks/rthooks.dat",
     "spool/py.typed",
     "flusher/py.typed",
 }

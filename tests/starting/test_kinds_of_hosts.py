@@ -123,7 +123,7 @@ def test_auto_and_flush_deliver_and_the_hosts_own_work_is_done_once(host: Host, 
     rested(host.home)
     assert host.run("--flush", "20") == "True\n"
     rested(host.home)
-    host.run(**{MARK: f"--app demo --home {host.home} run --quiet"})
+    host.run(**{MARK: f"--app demo --home {host.home} run --quiet --wait 20"})
     assert arrived(server) == {"install_first_run": 1, "job_done": 4, "ok": 3, "aborted": 1}
     assert host.runs == 4
     assert status(host.home)["launch_problem"] is None

@@ -285,3 +285,9 @@ def test_a_flusher_gets_nothing_of_the_environment_that_could_redirect_it() -> N
     """PYTHON*, POSTHOG_*, LD_* stay outside; consent, proxies and the destination go along."""
     env = {"PYTHONPATH": "x", "LD_PRELOAD": "x", "POSTHOG_HOST": "x", "KTX_TELEMETRY_KEY": "k", "CI": "0", "HOME": "/h"}
     assert set(child_environment("ktx", env)) == {"KTX_TELEMETRY_KEY", "CI", "HOME", GUARD}
+    bundle = child_environment(
+        "ktx", {"REQUESTS_CA_BUNDLE": "ca.pem", "SSL_CERT_FILE": "/ca.pem", "CURL_CA_BUNDLE": ""}
+    )
+    assert {bundle["REQUESTS_CA_BUNDLE"], bundle["SSL_CERT_FILE"], bundle["CURL_CA_BUNDLE"]} == {
+        os.path.abspath("ca.pem"), "/ca.pem", ""
+    }  # fmt: skip

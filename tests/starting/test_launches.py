@@ -134,7 +134,7 @@ def test_python_inside_another_program_without_an_interpreter_says_so(home: Path
     code = "import sys; sys.executable = None; sys.prefix = sys.base_prefix = '/nowhere'"
     done = run_python(f"{code}{HOST}print(t.flush(20))", home, server.url)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
-    assert "have ktx-flush run by cron" in told(home)
+    assert "run ktx-flush by cron" in told(home)
     assert server.accepted == []
 
 
@@ -229,3 +229,43 @@ os._exit(0)
     assert [run["started_by"] for run in runs] == ["host", "waiting host"]
     found = status(home)["accounting"]
     assert (found["delivered"], found["pending"]) == (23, 0)
+
+
+@pytest.mark.parametrize("wait", ["float('nan')", "float('inf')", "-1", "0", "True"])
+def test_flush_takes_any_number_for_a_time(wait: str, home: Path, server: LocalPostHog) -> None:
+    """Less than nothing is nothing; a day is the most. It raises for none, and none is a launch that failed."""
+    code = HOST.replace("flush_interval_s=0", 'flush="never"') + f"print(type(t.flush({wait})).__name__, t.flush(20))"
+    done = run_python(code, home, server.url)
+    assert done.stdout == "bool True\n", done.stderr
+    assert status(home)["launch_problem"] is None
+
+
+def test_flush_where_nothing_was_ever_captured_is_done_at_once_and_makes_nothing(
+    home: Path, server: LocalPostHog
+) -> None:
+    """Nothing is left, so the answer is yes."""
+    code = HOST.replace('assert t.capture("scan_completed")', "print(t.flush(20))")
+    assert run_python(code, home, server.url).stdout == "True\n"
+    assert not home.exists()
+
+
+def test_a_run_of_a_hosts_flusher_that_is_not_configured_is_told(home: Path, server: LocalPostHog) -> None:
+    """In the host's environment alone, so that nobody else meets it: by `status` and `doctor`, with the reason."""
+    run_python(HOST, home, server.url, env=environment(HTTP_PROXY="socks5://127.0.0.1:1"))
+    wait_until(lambda: status(home)["last_result"])
+    found = status(home)
+    assert (found["last_result"], found["pending"]) == ("not configured", 2)
+    assert "HTTP_PROXY" in found["reason"]
+    (told_by_doctor,) = [one for one in flush_json(home, "doctor")["findings"] if one["name"] == "flusher"]
+    assert (told_by_doctor["state"], "HTTP_PROXY" in told_by_doctor["what"]) == ("fail", True)
+
+
+def test_a_host_that_runs_from_a_checkout_delivers(home: Path, server: LocalPostHog, tmp_path: Path) -> None:
+    """By `python -c` in its folder: there is no other place for the package."""
+    for package in ("spool", "flusher"):
+        (tmp_path / package).symlink_to(ROOT / package)
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    env = {**environment(), "PYTHONPATH": packages}
+    words = [str(Path(sys.executable).resolve()), "-c", HOST + "print(t.flush(20))", str(home), server.url]
+    done = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr

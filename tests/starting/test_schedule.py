@@ -185,10 +185,10 @@ def test_a_crontab_that_can_not_be_written_is_named(crontabs: Crontabs, home: Pa
 
 @NEEDS_CRON
 def test_a_line_that_cron_does_not_take_is_refused_whole(crontabs: Crontabs, tmp_path: Path) -> None:
-    """A home so long that cron gives up: cron's own words, and nothing changed."""
+    """A home so long that cron would give up: it is told how long, and nothing is changed."""
     crontabs.write(FOREIGN)
     home = tmp_path.joinpath(*(["x" * 250] * 4))
-    assert "command too long" in said(crontabs.schedule(home, "install", "--method", "cron"), 2)
+    assert "too long for cron" in said(crontabs.schedule(home, "install", "--method", "cron"), 2)
     assert crontabs.text == FOREIGN
 
 
