@@ -140,7 +140,7 @@ def test_python_inside_another_program_without_an_interpreter_says_so(home: Path
 
 def test_what_stands_beside_the_script_decides_nothing(home: Path, server: LocalPostHog, tmp_path: Path) -> None:
     """Files that are called as what a flusher loads: the host's own folder is in front of its search path."""
-    for name in ("flusher", "posthog", "requests", "typer", "queue"):
+    for name in ("flusher", "posthog", "requests", "typer"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w')")
     script = tmp_path / "host.py"
     script.write_text(HOST)
