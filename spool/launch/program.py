@@ -107,7 +107,7 @@ def _interpreter() -> str | None:
     """
     named = sys.executable
     looks = bool(named) and os.path.isabs(named) and _INTERPRETER.fullmatch(os.path.basename(named)) is not None
-    places = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
+    places = {os.path.join(os.path.realpath(prefix), "") for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     if looks and any(os.path.realpath(found).startswith(tuple(places)) for found in (named, os.path.dirname(named))):
         return named
     name = "python.exe" if sys.platform == "win32" else f"bin/python{sys.version_info[0]}.{sys.version_info[1]}"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from spool.errors import ConfigurationError
 from spool.home import Paths
+from spool.launch.program import Program
 from tests.support.local_posthog import LocalPostHog, slow
 from tests.support.local_posthog import status as answer
 from tests.support.mounts import NEEDS_ROOT
@@ -269,3 +271,91 @@ def test_a_host_that_runs_from_a_checkout_delivers(home: Path, server: LocalPost
     words = [str(Path(sys.executable).resolve()), "-c", HOST + "print(t.flush(20))", str(home), server.url]
     done = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == "True\n", done.stderr
+
+
+# -- what is no flusher, and what is told ---------------------------------------------------------------------------
+
+
+def test_an_empty_mark_is_none(home: Path, server: LocalPostHog) -> None:
+    """As a file of variables leaves it: the host does its own work."""
+    done = run_python(HOST + "print('work')", home, server.url, env=environment(KTX_SPOOL_RUN=""))
+    assert done.stdout == "work\n"
+
+
+@pytest.mark.parametrize("name", ["posthog", "typer", "flusher"])
+def test_a_script_that_is_called_as_a_module_of_the_flushers_is_not_run_again(
+    name: str, home: Path, server: LocalPostHog, tmp_path: Path
+) -> None:
+    """With the libraries on PYTHONPATH, behind the script's own folder."""
+    layer, own = tmp_path / "layer", tmp_path / "own"
+    layer.mkdir()
+    own.mkdir()
+    for package in ("spool", "flusher"):
+        (layer / package).symlink_to(ROOT / package)
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    note = f"open({str(tmp_path / 'runs')!r}, 'a').write(__name__ + chr(10))\n"
+    (own / f"{name}.py").write_text(note + HOST)
+    words = [str(Path(sys.executable).resolve()), str(own / f"{name}.py"), str(home), server.url]
+    env = {**environment(), "PYTHONPATH": f"{layer}:{packages}"}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: len(server.accepted) == 2)
+    assert (tmp_path / "runs").read_text() == "__main__\n"
+
+
+@pytest.mark.parametrize("name", ["pythonhost", "python3"])
+def test_a_program_that_is_called_as_an_interpreter_is_not_started(
+    name: str, home: Path, server: LocalPostHog, tmp_path: Path
+) -> None:
+    """The host itself, or what stands on the PATH before Python: neither is where this Python is."""
+    program = tmp_path / name
+    program.write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/called\n")
+    program.chmod(0o755)
+    run_python(f"import sys; sys.executable = {str(program)!r}{HOST}", home, server.url)
+    wait_until(lambda: len(server.accepted) == 2)
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_flusher_that_said_much_before_it_died_is_told(home: Path) -> None:
+    """More than is read: then where it stands."""
+    run_python(HOST.replace("flush_interval_s=0", 'flush="never"'), home, "http://127.0.0.1:9")
+    Paths(home).launch_errors.write_text("a warning\n" * 10_000)
+    said = str(status(home)["launch_problem"])
+    assert "launch.err" in said
+    (found,) = [one for one in flush_json(home, "doctor")["findings"] if one["name"] == "launch"]
+    assert found["state"] == "fail"
+
+
+def test_a_frozen_app_with_an_equals_sign_in_its_path_is_not_scheduled() -> None:
+    """`env` would take it for a variable, do nothing, and say yes."""
+    with pytest.raises(ConfigurationError, match="use another"):
+        Program(["/opt/a=b/app"], {"KTX_SPOOL_RUN": "run"}).as_words()
+
+
+def test_a_run_where_nothing_ever_was_names_the_home_that_is_there(home: Path, server: LocalPostHog) -> None:
+    """A wrong word is no success without a word; an option behind the command is told to stand before it."""
+    run_python(HOST.replace("flush_interval_s=0", 'flush="never"'), home, server.url)
+    done = flush(home.with_name("homes"), "run")
+    assert (done.returncode, "nothing was ever spooled" in done.stdout, str(home) in done.stdout) == (0, True, True)
+    behind = flush(home, "run", "--app", "ktx")
+    assert (behind.returncode, "--app belongs before the command" in behind.stderr) == (2, True)
+
+
+def test_a_key_that_was_refused_is_never_well(home: Path, server: LocalPostHog) -> None:
+    """By the answer of the last run, also where the server takes what doctor itself asks."""
+    run_python(HOST.replace("flush_interval_s=0", 'flush="never"'), home, server.url)
+    server.always(answer(401))
+    assert flush(home, "run").returncode == 75
+    server.behave()
+    (found,) = [one for one in flush_json(home, "doctor")["findings"] if one["name"] == "flusher"]
+    assert (found["state"], "destination refused" in found["what"]) == ("fail", True)
+
+
+def test_a_launch_that_can_not_load_the_lock_loses_no_event(home: Path) -> None:
+    """On a Python without sqlite3, in each of whose processes something waits from before."""
+    for _ in range(3):
+        done = run_python(
+            f"import sys; sys.modules['_sqlite3'] = None{HOST}print(t.capture('x').state)", home, "http://x"
+        )
+        assert (done.returncode, done.stdout) == (0, "aside\n"), done.stderr
+    assert status(home)["accounting"]["captured"] == 7

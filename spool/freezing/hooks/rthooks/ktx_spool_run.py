@@ -2,7 +2,7 @@
 
 import os
 
-if "KTX_SPOOL_RUN" in os.environ:
+if os.environ.get("KTX_SPOOL_RUN"):
     from spool.launch.mark import become_flusher
 
     become_flusher()
